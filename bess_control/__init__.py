@@ -1,0 +1,1 @@
+"""Decisions: modes, power manager, site state machine."""

@@ -1,0 +1,117 @@
+"""Mode nodes: a thin lifecycle shell around any mode class.
+
+A mode class is registered under the entry point group ``bess.modes``. It has a frozen dataclass
+`Params`, is made as ``cls(params, source, battery, meter)`` and offers
+``step(meter, battery, granted, now) -> Proposal | None`` and ``reset()``. It is asked on every fresh
+meter sample and, so that it can speak up when the meter is silent, every `period`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import inf, isfinite
+from typing import Any, ClassVar
+
+from bess.msg import BatteryStatus, MeterStatus, PowerProposal, PowerSetpoint
+from bess_core import qos
+from bess_core.convert import battery_from_msg, meter_from_msg, stamp
+from bess_core.node import BessNode
+from bess_core.params import extract, merge, param
+from bess_core.ticker import Tick
+from bess_core.values import BatteryReading, MeterReading, Severity
+
+from .proposals import Proposal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeParams:
+    """Parameters of every mode node, beside those of the mode."""
+
+    battery: str = param(doc='battery that the mode uses', ref='battery')
+    meter: str = param(doc='meter at the grid connection', ref='meter')
+    period: float = param(0.5, 's', 'how often it looks without a fresh meter sample', low=0.01, high=60.0)
+
+
+class ModeNode(BessNode):
+    """Publishes the mode's proposals while active."""
+
+    role: ClassVar[str] = 'mode'
+    Params: ClassVar[type] = ModeParams
+    ModeClass: ClassVar[Any]
+
+    def on_bess_configure(self) -> None:
+        """Listen to meter, battery and what was granted."""
+        p = self.params
+        self._mode = self.ModeClass(extract(self.ModeClass.Params, p), self.get_name(), p.battery, p.meter)
+        self._battery = BatteryReading()
+        self._meter: MeterReading | None = None
+        self._granted: float | None = None
+        self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
+        topic = self.ctx.topic
+        self._own = [
+            self.create_subscription(BatteryStatus, topic(f'{p.battery}/status'), self._on_battery, qos.MEASUREMENT),
+            self.create_subscription(MeterStatus, topic(f'{p.meter}/status'), self._on_meter, qos.MEASUREMENT),
+            self.create_subscription(PowerSetpoint, topic(f'{p.battery}/setpoint'), self._on_granted, qos.SETPOINT),
+        ]
+        self.every(p.period, self._on_period, phase=0)
+
+    def on_bess_activate(self) -> None:
+        """Start bumplessly from the next sample."""
+        self._mode.reset()
+
+    def on_bess_deactivate(self) -> None:
+        """The last proposal is withdrawn at once: a void one with the shortest lease takes its place."""
+        self._publish(Proposal(self.get_name(), self.params.battery, lease=1e-3, reason='mode is off'))
+
+    def on_bess_cleanup(self) -> None:
+        """Take everything back."""
+        for subscription in getattr(self, '_own', []):
+            self.destroy_subscription(subscription)
+        self._own = []
+        if hasattr(self, '_proposals'):
+            self.destroy_publisher(self._proposals)
+            del self._proposals
+
+    def _on_battery(self, message: BatteryStatus) -> None:
+        self._battery = battery_from_msg(message, self.clock)
+
+    def _on_granted(self, message: PowerSetpoint) -> None:
+        self._granted = message.power
+
+    def _on_meter(self, message: MeterStatus) -> None:
+        self._meter = meter_from_msg(message, self.clock)
+        self._step()
+
+    def _on_period(self, _: Tick) -> None:
+        if self._meter is None or self.clock.now() - self._meter.time > self.params.period:
+            self._step()
+
+    def _step(self) -> None:
+        if not self.is_active:
+            return
+        proposal = self._mode.step(self._meter, self._battery, self._granted, self.clock.now())
+        if proposal is not None:
+            self.progress += 1
+            self._publish(proposal)
+        problem = getattr(self._mode, 'problem', '')
+        self.set_fault(bool(problem), 'mode.input', Severity.WARNING, problem)
+
+    def _publish(self, proposal: Proposal) -> None:
+        message = PowerProposal(
+            source=proposal.source, battery=proposal.battery, priority=int(proposal.priority),
+            min_power=float(proposal.min_power), max_power=float(proposal.max_power),
+            preferred_power=float(proposal.preferred_power),
+            preferred_reactive_power=float(proposal.preferred_reactive_power), lease=float(proposal.lease),
+            reason=proposal.reason)
+        at = proposal.time if isfinite(proposal.time) else self.clock.now()
+        message.header.stamp = stamp(self.clock, at if at > -inf else self.clock.now())
+        self._proposals.publish(message)
+
+
+@cache
+def node_type(mode_class: Any) -> type[ModeNode]:
+    """Node class for a mode class: the shell with both sets of parameters."""
+    params = merge(f'{mode_class.__name__}NodeParams', ModeParams, mode_class.Params)
+    return type(f'{mode_class.__name__}Node', (ModeNode,), {
+        '__doc__': f'Mode node of {mode_class.__name__}.', 'ModeClass': mode_class, 'Params': params})

@@ -1,0 +1,1 @@
+"""Control modes, one module each."""

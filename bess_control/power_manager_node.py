@@ -1,0 +1,173 @@
+"""Power manager node: resolves all proposals on the control tick and commands one battery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isnan, nan
+from typing import Any, ClassVar
+
+from std_srvs.srv import Trigger
+
+from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
+from bess_core import qos
+from bess_core.convert import battery_from_msg, meter_from_msg, site_time, stamp
+from bess_core.node import BessNode
+from bess_core.params import extract, param
+from bess_core.ticker import Tick
+from bess_core.values import BatteryReading, MeterReading, Quality, Severity
+from bess_virtual.logical_battery_node import SetpointSender
+
+from .bounds import PowerManagerParams
+from .manager import Decision, PowerManager
+from .proposals import Proposal, ProposalBook
+from .site_state import SiteState
+
+
+
+@dataclass(frozen=True)
+class PowerManagerNodeParams(PowerManagerParams):
+    """Parameters of the power manager node."""
+
+    battery: str = param('', '', 'battery that is decided on', ref='battery', owns=True)
+    meter: str = param('', '', 'meter at the grid connection', ref='meter')
+    lease: float = param(1.0, 's', 'how long the battery keeps an order without a new one', low=0.1, high=60.0)
+    late_tick: float = param(0.02, 's', 'a tick later than this against the grid counts as late', low=0.001, high=10.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.battery:
+            raise ValueError('battery is missing; name the battery that is decided on')
+
+
+class PowerManagerNode(BessNode):
+    """Control tick on a fixed monotonic grid; every decision is published with its reasons."""
+
+    Params: ClassVar[type] = PowerManagerNodeParams
+    role: ClassVar[str] = 'manager'
+
+    def on_bess_configure(self) -> None:
+        """Listen; the tick runs from now on and says what it would not do."""
+        p = self.params
+        self._manager = PowerManager(extract(PowerManagerParams, p))
+        self._book = ProposalBook()
+        self._battery = BatteryReading()
+        self._meter: MeterReading | None = None
+        self._state = SiteState.INIT
+        self._cause = 'the site has not said its state yet'
+        self._refused: dict[str, str] = {}
+        self._was_asked = False
+        self.late_ticks = 0
+        self.missed_ticks = 0
+        self._stopped_until_start = ''
+        self._sender = SetpointSender(self, p.battery, p.lease)
+        self._trace = self.create_publisher(DecisionTrace, '~/trace', qos.EVENT)
+        topic = self.ctx.topic
+        self._own = [
+            self.create_subscription(BatteryStatus, topic(f'{p.battery}/status'), self._on_battery, qos.MEASUREMENT),
+            self.create_subscription(PowerProposal, topic('proposals'), self._on_proposal, qos.EVENT),
+            self.create_subscription(SystemState, topic('system_state'), self._on_state, qos.STATE),
+        ]
+        if p.meter:
+            self._own.append(
+                self.create_subscription(MeterStatus, topic(f'{p.meter}/status'), self._on_meter, qos.MEASUREMENT))
+        self._stop_service = self.create_service(Trigger, '~/stop', self._on_stop)
+        self.every(p.tick_s, self._tick, phase=1)
+
+    def on_bess_activate(self) -> None:
+        """Orders go out from now on."""
+        self._stopped_until_start = ''
+
+    def on_bess_deactivate(self) -> None:
+        """A last order of zero."""
+        self._sender.send(0.0, nan, self.clock.now())
+
+    def on_bess_cleanup(self) -> None:
+        """Take everything back."""
+        for subscription in getattr(self, '_own', []):
+            self.destroy_subscription(subscription)
+        self._own = []
+        if hasattr(self, '_sender'):
+            self._sender.close()
+            self.destroy_publisher(self._trace)
+            self.destroy_service(self._stop_service)
+            del self._sender
+
+    def _on_battery(self, message: BatteryStatus) -> None:
+        self._battery = battery_from_msg(message, self.clock)
+
+    def _on_meter(self, message: MeterStatus) -> None:
+        self._meter = meter_from_msg(message, self.clock)
+
+    def _on_state(self, message: SystemState) -> None:
+        self._state, self._cause = SiteState(message.state), message.cause
+        if self._state is SiteState.RUN:
+            self._stopped_until_start = ''
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Zero from the next tick on, whatever the site's state, until the site enters RUN anew."""
+        self._stopped_until_start = 'stop service'
+        response.success, response.message = True, 'zero from the next tick on; start the site to go on'
+        self.log.info('stopped by service')
+        return response
+
+    def _on_proposal(self, message: PowerProposal) -> None:
+        now = self.clock.now()
+        made = site_time(self.clock, message.header.stamp)
+        reason = self._book.put(
+            Proposal(
+                source=message.source, battery=message.battery, priority=message.priority,
+                min_power=message.min_power, max_power=message.max_power, preferred_power=message.preferred_power,
+                preferred_reactive_power=message.preferred_reactive_power, lease=message.lease,
+                reason=message.reason, time=made if made > -inf else nan), now)
+        if reason != self._refused.get(message.source, ''):
+            self._refused[message.source] = reason
+            if reason:
+                self.log.warning('proposal refused', source=message.source, reason=reason)
+
+    def _tick(self, tick: Tick) -> None:
+        now = self.clock.now()
+        self.progress += 1
+        self.missed_ticks += tick.missed
+        if tick.late > self.params.late_tick:
+            self.late_ticks += 1
+        self._book.expire(now)
+        state: SiteState | bool = self._state
+        cause = self._cause
+        if self._stopped_until_start:
+            state, cause = False, self._stopped_until_start
+        elif not self.is_active:
+            state, cause = False, 'power manager is not active'
+        decision = self._manager.tick(now, self._book, self._battery, self._meter, state, tick.late, cause)
+        asked = not isnan(decision.asked)
+        if self.is_active and (asked or self._was_asked or decision.granted != 0.0 or state is not SiteState.RUN):
+            # While nobody asks nothing is sent, so that the battery's own schedule may run.
+            self._sender.send(decision.granted, decision.granted_reactive, now)
+            decision.sent = decision.granted
+        self._was_asked = asked
+        if self._trace.get_subscription_count():
+            self._trace.publish(self._message(decision))
+        self._watch()
+
+    def _watch(self) -> None:
+        lost = self._meter is not None and self.clock.now() - self._meter.time > self.params.max_meter_age_s
+        self.set_fault(lost, 'meter.lost', Severity.ERROR,
+                       f'{self.params.meter}: no fresh sample for more than {self.params.max_meter_age_s:g} s')
+
+    def _message(self, d: Decision) -> DecisionTrace:
+        message = DecisionTrace(
+            tick=d.tick, battery=d.battery, asked_by=d.asked_by, asked=float(d.asked),
+            steps=[
+                DecisionStep(name=s.name, before=float(s.before), after=float(s.after), low=float(s.low),
+                             high=float(s.high), bound=bool(s.bound), reason=s.reason)
+                for s in d.steps
+            ],
+            granted=float(d.granted), granted_reactive=float(d.granted_reactive), sent=float(d.sent),
+            measured=float(d.measured), grid_power=float(d.grid_power), jitter=float(d.jitter), text=d.text)
+        message.header.stamp = stamp(self.clock, d.time)
+        return message
+
+    def diagnostics(self) -> dict[str, Any]:
+        """The grid of ticks, for people."""
+        return {'ticks': self.progress, 'late ticks': self.late_ticks, 'missed ticks': self.missed_ticks,
+                'proposals': len(self._book) if hasattr(self, '_book') else 0,
+                'battery quality': Quality(self._battery.quality).name if hasattr(self, '_battery') else ''}

@@ -1,0 +1,253 @@
+"""State machine of the site: which state, why, and what each event makes of it. Pure.
+
+`wants_run` remembers what people asked for, apart from what is possible: a site that lost a node
+goes to ERROR and, when the node is back, by itself to where it was wanted. Two things end that wish:
+a `stop`, and a critical fault (after which somebody has to look, clear and start again, unless
+`resume_after_clear`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from bess_core.params import param
+
+
+class SiteState(IntEnum):
+    """States of `msg/SystemState.msg`."""
+
+    INIT = 0
+    RUN = 1
+    SLEEP = 2
+    MAINTENANCE = 3
+    ERROR = 4
+    REBOOT = 5
+    RESTART = 6
+
+
+LEAVING = (SiteState.REBOOT, SiteState.RESTART)  # nothing but the end follows
+
+
+@dataclass(frozen=True)
+class SiteParams:
+    """Parameters of the site state machine."""
+
+    autostart: bool = param(True, '', 'go to RUN by itself when all required nodes are active')
+    resume_after_clear: bool = param(
+        False, '', 'after a critical fault was cleared go on as before instead of waiting for start')
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A change of state."""
+
+    previous: SiteState
+    state: SiteState
+    cause: str
+    time: float  # s
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer to one event. `transition` is None when the state stays."""
+
+    accepted: bool
+    message: str
+    transition: Transition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    state: SiteState = SiteState.INIT
+    previous: SiteState = SiteState.INIT
+    cause: str = 'starting'
+    since: float = 0.0
+    mode: str = ''
+    wants_run: bool = False
+    missing: frozenset[str] = frozenset()
+    critical: tuple[tuple[str, str], ...] = ()  # (key, text) in order of appearance
+
+
+class SiteMachine:
+    """The site's state. Each method is one event; `now` is the site clock in s.
+
+    `required`: names of the nodes without which the site must not run; all are missing at first.
+    `modes`: names that `set_mode` accepts.
+    """
+
+    def __init__(self, params: SiteParams, required: Iterable[str], modes: Iterable[str] = (),
+                 mode: str = '', now: float = 0.0) -> None:
+        self.params = params
+        self.required = frozenset(required)
+        self.modes = tuple(modes)
+        if mode and mode not in self.modes:
+            raise ValueError(f'unknown mode {mode!r}; available: {", ".join(self.modes) or "none"}')
+        self._site = _Site(since=now, mode=mode, wants_run=params.autostart,
+                           missing=self.required)
+
+    # What it is
+
+    @property
+    def state(self) -> SiteState:
+        """Present state."""
+        return self._site.state
+
+    @property
+    def previous(self) -> SiteState:
+        """State before the present one."""
+        return self._site.previous
+
+    @property
+    def cause(self) -> str:
+        """Why the present state was entered."""
+        return self._site.cause
+
+    @property
+    def since(self) -> float:
+        """When the present state was entered, s."""
+        return self._site.since
+
+    @property
+    def mode(self) -> str:
+        """Active control mode, "" = none."""
+        return self._site.mode
+
+    @property
+    def wants_run(self) -> bool:
+        """True when the site is to run as soon as it can."""
+        return self._site.wants_run
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Required nodes that are not active, sorted."""
+        return tuple(sorted(self._site.missing))
+
+    @property
+    def critical(self) -> tuple[str, ...]:
+        """Keys of the latched critical faults."""
+        return tuple(key for key, _ in self._site.critical)
+
+    @property
+    def allows_power(self) -> bool:
+        """True when modes and setpoints may act; only in RUN."""
+        return self._site.state is SiteState.RUN
+
+    # Orders
+
+    def start(self, now: float, by: str = 'operator') -> Reply:
+        """Run as soon as possible. Refused while a critical fault is latched or under maintenance."""
+        site = self._site
+        if site.state is SiteState.MAINTENANCE:
+            return Reply(False, 'refused: the site is under maintenance')
+        if site.state in LEAVING:
+            return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
+        if site.critical:
+            return Reply(False, f'refused: critical fault latched: {site.critical[0][1]}')
+        self._site = replace(site, wants_run=True)
+        if site.state is SiteState.RUN:
+            return Reply(True, 'already running')
+        if site.missing:
+            return Reply(True, f'will run when active: {", ".join(self.missing)}')
+        return self._settle(f'start by {by}', now, 'running')
+
+    def stop(self, now: float, by: str = 'operator') -> Reply:
+        """Stop; accepted in every state. Afterwards nothing starts again without `start`."""
+        self._site = replace(self._site, wants_run=False)
+        if self._site.state is SiteState.RUN:
+            return self._enter(SiteState.SLEEP, f'stop by {by}', now, 'stopped')
+        return Reply(True, f'stopped; the site stays in {self._site.state.name}')
+
+    def set_mode(self, mode: str) -> Reply:
+        """Choose the control mode; "" or "none" = no mode. Does not change the state."""
+        name = '' if mode == 'none' else mode
+        if name and name not in self.modes:
+            return Reply(False, f'unknown mode {mode!r}; available: '
+                                f'{", ".join(self.modes) or "none"}')
+        self._site = replace(self._site, mode=name)
+        return Reply(True, f'mode is {name or "none"}')
+
+    def maintenance(self, on: bool, now: float, by: str = 'operator') -> Reply:
+        """Lock out (True) or release (False) remote operation; a released site waits for `start`."""
+        site = self._site
+        if site.state in LEAVING:
+            return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
+        if on is (site.state is SiteState.MAINTENANCE):
+            return Reply(True, f'maintenance is already {"on" if on else "off"}')
+        self._site = replace(site, wants_run=False)
+        if on:
+            return self._enter(SiteState.MAINTENANCE, f'maintenance by {by}', now, 'locked out')
+        return self._settle(f'maintenance ended by {by}', now, 'released', leave=True)
+
+    def leave(self, target: SiteState, now: float, by: str = 'operator') -> Reply:
+        """Announce REBOOT or RESTART; final for this process."""
+        if target not in LEAVING:
+            raise ValueError(f'{target.name} is not REBOOT or RESTART')
+        if self._site.state in LEAVING:
+            return Reply(False, f'refused: already in {self._site.state.name}')
+        self._site = replace(self._site, wants_run=False)
+        return self._enter(target, f'{target.name.lower()} by {by}', now, target.name.lower())
+
+    # What happens
+
+    def node_active(self, node: str, now: float) -> Reply:
+        """A node became active (first time or again)."""
+        if node not in self.required:
+            return Reply(True, f'{node} is not required')
+        self._site = replace(self._site, missing=self._site.missing - {node})
+        if self._site.missing:
+            return Reply(True, f'still missing: {", ".join(self.missing)}')
+        was_init = self._site.state is SiteState.INIT
+        cause = 'all required nodes are active' if was_init else f'{node} is back'
+        return self._settle(cause, now, cause)
+
+    def node_lost(self, node: str, now: float, why: str = '') -> Reply:
+        """A node is no longer active."""
+        if node not in self.required:
+            return Reply(True, f'{node} is not required')
+        self._site = replace(self._site, missing=self._site.missing | {node})
+        cause = f'{node} lost: {why}' if why else f'{node} lost'
+        return self._settle(cause, now, cause)
+
+    def critical_fault(self, key: str, text: str, now: float) -> Reply:
+        """A critical fault latched; `key` names it uniquely, e.g. "battery_a/jbd.short_circuit"."""
+        site = self._site
+        wants_run = site.wants_run and self.params.resume_after_clear
+        if key not in self.critical:
+            site = replace(site, critical=(*site.critical, (key, text)))
+        self._site = replace(site, wants_run=wants_run)
+        return self._settle(f'critical fault: {text}', now, text)
+
+    def fault_cleared(self, key: str, now: float) -> Reply:
+        """A latched critical fault was cleared; `key` "" = all of them."""
+        kept = tuple(c for c in self._site.critical if key and c[0] != key)
+        if kept == self._site.critical:
+            return Reply(False, f'no critical fault {key!r} is latched' if key else 'none is latched')
+        self._site = replace(self._site, critical=kept)
+        return self._settle('critical fault cleared', now, 'cleared')
+
+    # Where that leads
+
+    def _settle(self, cause: str, now: float, message: str, leave: bool = False) -> Reply:
+        """Enter the state that follows from conditions and wishes."""
+        site = self._site
+        if site.state in LEAVING or (site.state is SiteState.MAINTENANCE and not leave):
+            return Reply(True, f'{message}; the site stays in {site.state.name}')
+        if site.critical:
+            target = SiteState.ERROR
+            if not cause.startswith('critical fault:'):
+                message = f'{message}; critical fault latched: {site.critical[0][1]}'
+        elif site.missing:
+            # Nodes that have never been there are no error, only a start that is not finished.
+            target = SiteState.INIT if site.state is SiteState.INIT else SiteState.ERROR
+        else:
+            target = SiteState.RUN if site.wants_run else SiteState.SLEEP
+        return self._enter(target, cause, now, message)
+
+    def _enter(self, target: SiteState, cause: str, now: float, message: str) -> Reply:
+        site = self._site
+        if target is site.state:
+            return Reply(True, message)
+        self._site = replace(site, state=target, previous=site.state, cause=cause, since=now)
+        return Reply(True, message, Transition(site.state, target, cause, now))

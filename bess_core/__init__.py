@@ -1,0 +1,1 @@
+"""Ground floor: value types, node base class, site file, composition and CLI."""

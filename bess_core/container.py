@@ -1,0 +1,180 @@
+"""One process of a site: its nodes on one executor. Started by the supervisor or a launch file.
+
+    python -m bess_core.container --site config/sites/home_demo.yaml --process control --state .run
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import log, site as site_module
+from .clock import Clock, SimClock
+from .context import NodeContext
+from .runtime import Runtime
+from .site import NodeSpec, Site
+from .ticker import RealTicker, SimTicker
+
+ALIVE_S = 0.05  # period of the call that keeps signals and stops quick
+PARENT_S = 1.0  # period of the look at the supervisor
+
+_ROS_LEVEL = {logging.DEBUG: 10, logging.INFO: 20, logging.WARNING: 30, logging.ERROR: 40, logging.CRITICAL: 50}
+
+
+class Container:
+    """Makes the nodes of one process and closes them in reverse order."""
+
+    def __init__(self, runtime: Runtime, site: Site, process: str, state_dir: Path, *,
+                 clock: Clock | None = None, ticker: Any = None) -> None:
+        self.runtime = runtime
+        self.site = site
+        self.clock = clock or Clock()
+        self.ticker = ticker or RealTicker(self.clock, runtime.post)
+        settings = site.params
+        self.ctx = NodeContext(
+            namespace=site.namespace,
+            state_dir=state_dir,
+            clock=self.clock,
+            ticker=self.ticker,
+            post=runtime.post,
+            group=process,
+            site=site,
+            heartbeat_s=settings.heartbeat,
+            parameter_services=settings.parameter_services,
+        )
+        self.nodes: list[Any] = []
+
+    def make(self, specs: Sequence[NodeSpec]) -> None:
+        """Create nodes in the given order and let them be served."""
+        for spec in specs:
+            node = spec.cls(spec.name, spec.params, self.ctx)
+            self.ctx.nodes[spec.name] = node
+            self.nodes.append(node)
+            self.runtime.executor.add_node(node)
+
+    def close(self) -> None:
+        """Deactivate and clean up in reverse order, so that safe setpoints still go out; then end."""
+        for node in reversed(self.nodes):
+            node.close()
+        self.ticker.stop()
+        for bus in self.ctx.shared.get('buses', {}).values():
+            if hasattr(bus, 'stop'):
+                bus.stop()
+        for node in reversed(self.nodes):
+            self.runtime.executor.remove_node(node)
+            node.destroy_node()
+        self.nodes.clear()
+
+
+def _publish_logs(runtime: Runtime, site: Site, process: str) -> Any:
+    """One lean node per process that carries the log on /rosout, where rqt_console looks."""
+    from rcl_interfaces.msg import Log
+    from rclpy.node import Node
+
+    from .convert import wall_stamp
+
+    node = Node(f'{process}_process', namespace=site.namespace, start_parameter_services=False, enable_rosout=False)
+    publisher = node.create_publisher(Log, '/rosout', 100)
+
+    def publish(record: logging.LogRecord) -> None:
+        fields = ''.join(f' {k}={v}' for k, v in getattr(record, 'fields', {}).items())
+        message = Log(
+            level=_ROS_LEVEL.get(record.levelno, 20),
+            name=str(getattr(record, 'component', record.name)).replace('/', '.'),
+            msg=record.getMessage() + fields,
+            file=record.filename,
+            function=record.funcName or '',
+            line=record.lineno,
+        )
+        message.stamp = wall_stamp(record.created)
+        runtime.post(lambda: publisher.publish(message))
+
+    log.add_sink(publish)
+    runtime.executor.add_node(node)
+    return node
+
+
+def _follow_clock(runtime: Runtime, node: Any, clock: SimClock, ticker: SimTicker) -> None:
+    """Drive simulated time from the /clock topic (use_sim_time)."""
+    from rosgraph_msgs.msg import Clock as ClockMessage
+
+    def on_clock(message: ClockMessage) -> None:
+        wall = message.clock.sec + message.clock.nanosec * 1e-9
+        if clock.start_wall == 0.0:
+            clock.start_wall = wall
+        now = wall - clock.start_wall
+        while (due := ticker.next_due()) is not None and due[0] <= now:
+            ticker.run(*due)
+        if now > clock.now():
+            clock.set(now)
+
+    node.create_subscription(ClockMessage, '/clock', on_clock, 10)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0 after an orderly end."""
+    parser = argparse.ArgumentParser(prog='bess container', description=__doc__.split('\n')[0] if __doc__ else '')
+    parser.add_argument('--site', required=True, help='site file')
+    parser.add_argument('--process', default='', help='process group of the site file; default: all nodes')
+    parser.add_argument('--node', action='append', default=[], help='only these nodes')
+    parser.add_argument('--state', type=Path, required=True, help='folder for journals, logs, recordings')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override the site file')
+    parser.add_argument('--use-sim-time', action='store_true', help='follow the /clock topic')
+    parser.add_argument('--supervised', action='store_true', help='end in order when the starting process is gone')
+    parser.add_argument('--console', default='warning', choices=['off', *log.LEVELS], help='console log level')
+    args, ros_args = parser.parse_known_args(argv)
+    try:
+        site = site_module.load(site_module.find(args.site), overrides=args.set, variables={'state': str(args.state)})
+    except site_module.SiteError as error:
+        print(error, file=sys.stderr)
+        return 2
+    specs = [
+        s
+        for s in site.nodes
+        if (not args.process or s.process == args.process) and (not args.node or s.name in args.node)
+    ]
+    if not specs:
+        print(f'{args.site}: no node in process {args.process!r}; processes: {", ".join(site.processes)}',
+              file=sys.stderr)
+        return 2
+    process = args.process or 'bess'
+    args.state.mkdir(parents=True, exist_ok=True)
+    log.setup(args.state / 'log', process, level=site.params.log_level, console=args.console)
+    # Worker threads decode frames while the control tick is due: give way sooner than the default 5 ms.
+    sys.setswitchinterval(0.0005)
+    parent = os.getppid()
+    with Runtime(ros_args or None) as runtime:
+        clock: Clock = SimClock() if args.use_sim_time else Clock()
+        ticker: Any = SimTicker(clock) if isinstance(clock, SimClock) else None
+        container = Container(runtime, site, process, args.state, clock=clock, ticker=ticker)
+        logs = _publish_logs(runtime, site, process)
+        if isinstance(clock, SimClock):
+            _follow_clock(runtime, logs, clock, ticker)
+        alive = RealTicker(Clock(), runtime.post)
+        alive.every(ALIVE_S, lambda _: None)
+        if args.supervised:
+            alive.every(PARENT_S, lambda _: runtime.stop() if os.getppid() != parent else None)
+        try:
+            container.make(specs)
+            log.get(site.name).info('process started', process=process, nodes=len(specs), pid=os.getpid())
+            gc.collect()
+            gc.freeze()  # what exists now stays: later collections need not walk it during a tick
+            runtime.spin()
+        finally:
+            log.get(site.name).info('process ends', process=process, signal=runtime.signal)
+            container.close()
+            alive.stop()
+            runtime.executor.remove_node(logs)
+            logs.destroy_node()
+            logging.getLogger(log.ROOT).handlers.clear()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

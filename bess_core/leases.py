@@ -1,0 +1,82 @@
+"""Leased orders: who may command now. Pure; times are site times in s.
+
+One source holds the lease at a time. Another source is refused until the lease is over, except with a
+higher term (a newly elected leader). An order that is older than its own lease on arrival, repeats a
+sequence number or carries NaN is refused. Every refusal says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, isinf, nan
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An accepted order. `power` in W or, with `is_current`, A; + = charging."""
+
+    power: float
+    reactive_power: float  # var; NaN = leave
+    source: str
+    term: int
+    sequence: int
+    given: float  # s
+    expires: float  # s
+    is_current: bool = False
+
+
+class LeaseHolder:
+    """Keeps the order in force of one battery or converter."""
+
+    def __init__(self, max_lease: float = 60.0) -> None:
+        self.max_lease = max_lease
+        self._order: Order | None = None
+        self._term = 0
+        self._last: dict[str, tuple[int, int]] = {}  # source -> (term, sequence) last accepted
+
+    def offer(self, power: float, lease: float, source: str, now: float, *, given: float | None = None,
+              reactive_power: float = nan, term: int = 0, sequence: int = 0, is_current: bool = False) -> str:
+        """Take an order if it is in order; '' or the reason why it is refused.
+
+        A lease longer than `max_lease` is shortened to it. A sequence of 0 means "not numbered".
+        """
+        if not isfinite(power):
+            return f'{"current" if is_current else "power"} is {power}, not a finite number'
+        if isinf(reactive_power):
+            return f'reactive power is {reactive_power}, not a finite number'
+        if not (isfinite(lease) and lease > 0):
+            return f'lease is {lease} s, must be above 0'
+        given = now if given is None else min(given, now)
+        lease = min(lease, self.max_lease)
+        if now - given >= lease:
+            return f'arrived {now - given:.1f} s old, after its lease of {lease:g} s'
+        if term < self._term:
+            return f'term {term} is below the present term {self._term}'
+        order = self.current(now)
+        if order is not None and order.source != source and term <= order.term:
+            return f'{order.source} holds the lease for another {order.expires - now:.1f} s'
+        last = self._last.get(source)
+        if last is not None and sequence and (term, sequence) <= last:
+            return f'sequence {sequence} is not above the last one ({last[1]})'
+        self._term = max(self._term, term)
+        self._last[source] = (term, sequence)
+        self._order = Order(power, reactive_power, source, term, sequence, given, given + lease, is_current)
+        return ''
+
+    def current(self, now: float) -> Order | None:
+        """The order in force, or None when its lease is over."""
+        if self._order is not None and now >= self._order.expires:
+            self._last.pop(self._order.source, None)  # a restarted source may count from 1 again
+            self._order = None
+        return self._order
+
+    def remaining(self, now: float) -> float:
+        """s left of the lease; 0 without one."""
+        order = self.current(now)
+        return order.expires - now if order else 0.0
+
+    def release(self) -> None:
+        """Forget the order in force."""
+        if self._order is not None:
+            self._last.pop(self._order.source, None)
+        self._order = None

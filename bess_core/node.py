@@ -1,0 +1,314 @@
+"""Base class of every node: lifecycle without traps, parameters, faults, diagnostics, heartbeat.
+
+Lifecycle mirrors the plant: configure = Init (connect, start measuring), activate = Run (may act),
+deactivate = Sleep (safe, still measuring). A node overrides the `on_bess_*` hooks; an exception in a
+hook is logged with its traceback, raises the fault ``node.<hook>`` and fails the transition. Plain
+publishers are used throughout: they work in every state, because an inactive node still measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar
+
+os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')  # before the first message import
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn  # noqa: E402
+
+from bess.msg import Fault, FaultArray, Heartbeat  # noqa: E402
+from bess.srv import ClearFault  # noqa: E402
+
+from . import log, params, qos  # noqa: E402
+from .context import NodeContext  # noqa: E402
+from .convert import wall_stamp  # noqa: E402
+from .faults import FaultEvent, FaultRegistry  # noqa: E402
+from .ticker import Handle, Tick  # noqa: E402
+from .values import Alarm, Severity  # noqa: E402
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_LEVELS = {
+    0: DiagnosticStatus.OK,
+    Severity.WARNING: DiagnosticStatus.WARN,
+    Severity.ERROR: DiagnosticStatus.ERROR,
+    Severity.CRITICAL: DiagnosticStatus.ERROR,
+}
+
+
+class BessNode(LifecycleNode):
+    """A lifecycle node of a site.
+
+    Subclasses set `Params` (a frozen dataclass, see `bess_core.params`) and `role` (what other nodes
+    may refer to it as), and override the hooks.
+    """
+
+    Params: ClassVar[type]
+    role: ClassVar[str] = ''
+
+    def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
+        super().__init__(
+            name,
+            namespace=ctx.namespace,
+            start_parameter_services=ctx.parameter_services,
+            enable_rosout=False,  # one /rosout publisher per process: see bess_core.container
+        )
+        self.params = parameters
+        self.ctx = ctx
+        self.clock = ctx.clock
+        self.log = log.get(f'{ctx.namespace}/{name}')
+        params.declare(self, parameters)
+        self.progress = 0  # work done so far; a stuck node stands still
+        self._handles: list[Handle] = []
+        self._own_handles: list[Handle] = []
+        self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
+        self.faults = self._load_faults()
+        self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.FAULTS)
+        self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
+        if ctx.heartbeat_s > 0:
+            self._heartbeat = self.create_publisher(Heartbeat, ctx.topic('heartbeat'), qos.EVENT)
+            self._own_handles.append(ctx.ticker.every(ctx.heartbeat_s, partial(self._guarded, self._beat)))
+        if ctx.diagnostics_s > 0:
+            self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+            self._own_handles.append(ctx.ticker.every(ctx.diagnostics_s, partial(self._guarded, self._diagnose)))
+        self.faults.changed = True  # an empty list is news to a late joiner: this node knows of no fault
+        self.publish_faults()
+
+    # -- hooks of subclasses ---------------------------------------------------------------------
+
+    def on_bess_configure(self) -> None:
+        """Init: create interfaces, connect, start measuring."""
+
+    def on_bess_activate(self) -> None:
+        """Run: from now on the node may act."""
+
+    def on_bess_deactivate(self) -> None:
+        """Sleep: make safe, go on measuring."""
+
+    def on_bess_cleanup(self) -> None:
+        """Undo configure; also called at shutdown and after a failed configure. Must bear repetition."""
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Key-values for /diagnostics; read by people, not by control."""
+        return {}
+
+    # -- services for subclasses -----------------------------------------------------------------
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the node is in lifecycle state active."""
+        return self.lifecycle_id == State.PRIMARY_STATE_ACTIVE
+
+    @property
+    def lifecycle_id(self) -> int:
+        """lifecycle_msgs/State id."""
+        return int(self._state_machine.current_state[0])
+
+    def every(self, period_s: float, fn: Callable[[Tick], None], *, phase: int = 0) -> Handle:
+        """Call `fn` on a fixed grid until cleanup, in every lifecycle state; phase 0 measures, 1 decides."""
+        handle = self.ctx.ticker.every(period_s, partial(self._guarded, fn), phase=phase)
+        self._handles.append(handle)
+        return handle
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        """As rclpy's, with an exception guard: one bad callback must not stop the process."""
+        return super().create_subscription(msg_type, topic, partial(self._guarded, callback), *args, **kwargs)
+
+    def raise_fault(self, fault_id: str, severity: Severity, text: str) -> None:
+        """Make a fault active (again)."""
+        self._tell(self.faults.raise_(fault_id, severity, text, self.clock.wall()))
+
+    def clear_fault(self, fault_id: str) -> None:
+        """The cause is gone; a latched fault stays until it is cleared by an operator."""
+        if self.faults.get(fault_id) is not None:
+            self._tell(self.faults.clear_cause(fault_id))
+
+    def set_fault(self, present: bool, fault_id: str, severity: Severity, text: str) -> None:
+        """Raise while `present`, take the cause away otherwise."""
+        if present:
+            self.raise_fault(fault_id, severity, text)
+        else:
+            self.clear_fault(fault_id)
+
+    def sync_alarms(self, alarms: Iterable[Alarm], group: str) -> None:
+        """Make the active faults of this reporter (device, gate ...) equal to these alarms."""
+        self._tell(self.faults.update(alarms, self.clock.wall(), group))
+
+    def _tell(self, events: list[FaultEvent]) -> None:
+        for event in events:
+            fields = {'id': event.fault.id, 'severity': event.fault.severity.name, 'text': event.fault.text}
+            if event.kind in ('raised', 'escalated'):
+                self.log.warning(f'fault {event.kind}', **fields)
+            else:
+                self.log.info(f'fault {event.kind}', **fields)
+        self.publish_faults()
+
+    def publish_faults(self) -> None:
+        """Publish and persist the faults when they changed."""
+        if not self.faults.take_changed():
+            return
+        records = self.faults.records
+        message = FaultArray(source=self.get_name())
+        message.header.stamp = wall_stamp(self.clock.wall())
+        message.faults = [
+            Fault(
+                id=r.id,
+                severity=int(r.severity),
+                source=r.source,
+                since=wall_stamp(r.since),
+                count=int(r.count),
+                active=r.active,
+                latched=r.latched,
+                text=r.text,
+            )
+            for r in records
+        ]
+        self._fault_publisher.publish(message)
+        if any(r.latched for r in records) or self._fault_file.exists():
+            self._fault_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._fault_file.with_suffix('.tmp')
+            temporary.write_text(json.dumps(self.faults.to_dict()))
+            temporary.replace(self._fault_file)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _load_faults(self) -> FaultRegistry:
+        name = self.get_name()
+        if not self._fault_file.exists():
+            return FaultRegistry(name)
+        try:
+            return FaultRegistry.from_dict(json.loads(self._fault_file.read_text()))
+        except ValueError as error:
+            # A file that cannot be read may have held a critical fault: say so, loudly and latched.
+            registry = FaultRegistry(name)
+            text = f'stored faults cannot be read: {error}'
+            registry.raise_('node.fault_store', Severity.CRITICAL, text, self.clock.wall())
+            registry.clear_cause('node.fault_store')
+            return registry
+
+    def _guarded(self, fn: Callable[..., Any], *args: Any) -> None:
+        self.ctx.activity += 1
+        try:
+            fn(*args)
+        except Exception as error:
+            self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
+            self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
+
+    def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        """As rclpy's, with an exception guard: the caller gets an empty answer, the site goes on."""
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return callback(request, response)
+            except Exception as error:
+                self.log.exception('service failed', service=name)
+                self.raise_fault('node.callback', Severity.ERROR, f'{name}: {type(error).__name__}: {error}')
+                refused = srv_type.Response()
+                if hasattr(refused, 'message'):
+                    refused.message = f'internal error: {error}'
+                return refused
+
+        return super().create_service(srv_type, name, guarded, *args, **kwargs)
+
+    def _on_clear_fault(self, request: ClearFault.Request, response: ClearFault.Response) -> ClearFault.Response:
+        response.accepted, response.message, events = self.faults.clear(request.id)
+        self._tell(events)
+        return response
+
+    def _beat(self, _: Tick) -> None:
+        message = Heartbeat(
+            node=self.get_name(), lifecycle=self.lifecycle_id, progress=self.progress, group=self.ctx.group
+        )
+        message.header.stamp = wall_stamp(self.clock.wall())
+        self._heartbeat.publish(message)
+
+    def _diagnose(self, _: Tick) -> None:
+        if self.lifecycle_id not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
+            return
+        records = self.faults.records
+        worst = int(self.faults.worst or 0)
+        status = DiagnosticStatus(
+            level=_LEVELS[worst],  # type: ignore[index]
+            name=f'{self.get_fully_qualified_name()}: {self.role or "node"}',
+            message='; '.join(r.text for r in records) or 'ok',
+            hardware_id=str(getattr(self, 'hardware_id', '')),
+            values=[KeyValue(key=k, value=str(v)) for k, v in self.diagnostics().items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = wall_stamp(self.clock.wall())
+        self._diagnostics.publish(message)
+
+    def _hook(self, name: str, hook: Callable[[], None], undo: Callable[[], None] | None = None) -> Any:
+        try:
+            hook()
+        except Exception as error:
+            self.log.exception('transition failed', transition=name)
+            self.raise_fault(f'node.{name}', Severity.ERROR, f'{name}: {type(error).__name__}: {error}')
+            if undo is not None:
+                self._hook(f'undo_{name}', undo)
+            return FAILURE
+        self.clear_fault(f'node.{name}')
+        return SUCCESS
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook; override `on_bess_configure` instead."""
+        return self._hook('configure', self.on_bess_configure, self._cleanup)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook; override `on_bess_activate` instead."""
+        super().on_activate(state)
+        return self._hook('activate', self.on_bess_activate, self.on_bess_deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook; override `on_bess_deactivate` instead."""
+        super().on_deactivate(state)
+        return self._hook('deactivate', self.on_bess_deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook; override `on_bess_cleanup` instead."""
+        return self._hook('cleanup', self._cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook: make safe, then clean up."""
+        if state.state_id == State.PRIMARY_STATE_ACTIVE:
+            self._hook('deactivate', self.on_bess_deactivate)
+        return self._hook('cleanup', self._cleanup)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """rclpy hook: back to unconfigured, so that the node can be brought up again."""
+        return self._hook('cleanup', self._cleanup)
+
+    def _cleanup(self) -> None:
+        for handle in self._handles:
+            handle.cancel()
+        self._handles.clear()
+        self.on_bess_cleanup()
+
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
+        # rclpy 7.1.6 lets a transition that is not possible in this state end the process
+        # (ros2/rclpy#1209); refuse it here. The name is the mangled one of the mixin's private method.
+        possible = {t[0] for t in self._state_machine.available_transitions}
+        if transition_id not in possible:
+            self.log.warning('transition refused', transition=transition_id,
+                             state=self._state_machine.current_state[1])
+            return FAILURE
+        result = super()._LifecycleNodeMixin__change_state(transition_id)
+        self.log.debug('lifecycle', state=self._state_machine.current_state[1])
+        return result
+
+    def close(self) -> None:
+        """Orderly end of this process: safe, cleaned up, destroyed."""
+        state = self.lifecycle_id
+        if state == State.PRIMARY_STATE_ACTIVE:
+            self.trigger_deactivate()
+        if self.lifecycle_id == State.PRIMARY_STATE_INACTIVE:
+            self.trigger_cleanup()
+        for handle in self._own_handles:
+            handle.cancel()
+        if Transition.TRANSITION_UNCONFIGURED_SHUTDOWN in {
+            t[0] for t in self._state_machine.available_transitions
+        }:
+            self.trigger_shutdown()

@@ -1,0 +1,43 @@
+"""Node types, drivers and commands from entry points: ours and those of other packages alike.
+
+Groups: ``bess.nodes`` (name -> `BessNode` class), ``bess.drivers`` (name -> device class of
+`bess_drivers.device`), ``bess.modes`` (name -> mode class), ``bess.commands`` (name -> CLI command).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+NODES = 'bess.nodes'
+DRIVERS = 'bess.drivers'
+MODES = 'bess.modes'
+COMMANDS = 'bess.commands'
+
+
+class PluginError(Exception):
+    """A plug-in is unknown, defined twice differently, or cannot be imported."""
+
+
+@cache
+def available(group: str) -> dict[str, EntryPoint]:
+    """Entry points of a group by name. An ament install lists ours once per room: equal ones are one."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise PluginError(f'{group} {entry.name!r} is defined twice: {other.value} and {entry.value}')
+    return found
+
+
+@cache
+def load(group: str, name: str) -> Any:
+    """The object behind an entry point. Raises `PluginError` naming what exists."""
+    found = available(group)
+    if name not in found:
+        raise PluginError(f'unknown {group} {name!r}; known: {", ".join(sorted(found)) or "none"}')
+    try:
+        return found[name].load()
+    except Exception as error:
+        raise PluginError(f'{group} {name!r} ({found[name].value}) cannot be loaded: {error}') from error

@@ -1,0 +1,229 @@
+"""One worker thread per port: it owns the wire, so that no executor callback ever waits for a device.
+
+Orders go before polls; polls run earliest-due first. A device that fails is closed and tried again
+with capped backoff, and does not delay the other devices of its port for longer than its own
+time-out. Results are handed to the executor thread. `InlineBus` does the same work without a thread,
+for simulated time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from bess_core.clock import Clock
+
+from .device import Counters, Device, DeviceError
+
+Post = Callable[[Callable[[], None]], object]
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.25, 15.0
+
+
+@dataclass
+class Order:
+    """Something to do on the device; a newer order of the same name replaces an older one."""
+
+    name: str
+    run: Callable[[], None]
+    done: Callable[[DeviceError | None], None]
+    expires: float = inf  # s, site time; an order that waited longer (device away) is dropped
+
+
+@dataclass
+class Client:
+    """One device on a bus. The callbacks run in the executor thread."""
+
+    name: str
+    device: Device
+    poll: Callable[[], Any]  # one complete read, e.g. lambda: device.read(clock.now())
+    period: float  # s
+    on_reading: Callable[[Any], None]
+    on_error: Callable[[DeviceError], None]
+    on_identity: Callable[[Any], None]
+    counters: Counters = field(default_factory=Counters)
+    round_trip: float = 0.0  # s, of the last poll
+    is_open: bool = False
+    identified: bool = False
+    backoff: float = BACKOFF_FIRST_S
+    due: float = -inf  # s, site time of the next poll or attempt
+    orders: dict[str, Order] = field(default_factory=dict)
+    removed: bool = False
+
+
+class InlineBus:
+    """Work of a bus without a thread: `run_due` does everything that is due and returns when next to come."""
+
+    def __init__(self, clock: Clock, post: Post) -> None:
+        self._clock, self._post = clock, post
+        self._clients: list[Client] = []
+        self._lock = threading.Lock()
+
+    def add(self, client: Client) -> None:
+        """Start polling a device."""
+        with self._lock:
+            client.due = self._clock.now()
+            self._clients = [*self._clients, client]
+
+    def remove(self, client: Client) -> None:
+        """Stop polling; the device is closed (by the worker, or here when there is none)."""
+        with self._lock:
+            self._clients = [c for c in self._clients if c is not client]
+            client.removed = True
+        self._close(client)
+
+    def order(self, client: Client, order: Order) -> None:
+        """Queue an order; it replaces a waiting one of the same name (that one is silently superseded)."""
+        with self._lock:
+            client.orders[order.name] = order
+        if client.is_open:
+            self._run_orders(client)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no device is left."""
+        return not self._clients
+
+    def run_due(self) -> float:
+        """Run waiting orders and due polls once; the site time at which the next poll is due."""
+        for client in self._clients:
+            if client.orders and client.is_open:
+                self._run_orders(client)
+        nxt = inf
+        for client in sorted(self._clients, key=lambda c: c.due):
+            if any(c.orders and c.is_open for c in self._clients):
+                return self._clock.now()  # orders first
+            now = self._clock.now()
+            if client.due <= now + 1e-9:
+                self._visit(client, now)
+            nxt = min(nxt, client.due)
+        return nxt
+
+    def _visit(self, client: Client, now: float) -> None:
+        try:
+            if not client.is_open:
+                client.device.open()
+                client.is_open = True
+                if client.counters.ok or client.counters.errors:
+                    client.counters.reconnects += 1
+            if not client.identified:
+                identity = client.device.identify()
+                client.identified = True
+                self._post(lambda: client.on_identity(identity))
+            client.counters.requests += 1
+            started = self._clock.now()
+            reading = client.poll()
+            client.round_trip = self._clock.now() - started
+            client.counters.ok += 1
+            client.backoff = BACKOFF_FIRST_S
+            # Stay on the grid; a poll that took longer than its period starts a new grid.
+            client.due = max(client.due + client.period, now) if client.due > -inf else now + client.period
+            self._hand_over(client, client.on_reading, reading)
+        except DeviceError as error:
+            self._failed(client, error)
+
+    def _run_orders(self, client: Client) -> None:
+        with self._lock:
+            orders, client.orders = list(client.orders.values()), {}
+        for order in orders:
+            if self._clock.now() > order.expires:
+                continue  # its lease is over: the sender has ordered anew or wants nothing any more
+            try:
+                client.counters.writes += 1
+                order.run()
+                self._hand_over(client, order.done, None)
+            except DeviceError as error:
+                self._hand_over(client, order.done, error)
+                self._failed(client, error)
+
+    def _failed(self, client: Client, error: DeviceError) -> None:
+        client.counters.count(error)
+        # An answer that is merely wrong does not cost the connection; silence and loss do.
+        if error.kind in ('timeout', 'disconnected'):
+            self._close(client)
+            client.identified = client.identified and error.kind == 'timeout'
+            client.due = self._clock.now() + client.backoff
+            client.backoff = min(client.backoff * 2, BACKOFF_MAX_S)
+        else:
+            client.due = self._clock.now() + client.period
+        self._hand_over(client, client.on_error, error)
+
+    def _hand_over(self, client: Client, fn: Callable[[Any], None], value: Any) -> None:
+        def run() -> None:
+            if not client.removed:
+                fn(value)
+
+        self._post(run)
+
+    @staticmethod
+    def _close(client: Client) -> None:
+        client.is_open = False
+        client.device.close()
+
+
+class Bus(InlineBus):
+    """A bus with a worker thread of its own."""
+
+    def __init__(self, name: str, clock: Clock, post: Post) -> None:
+        super().__init__(clock, post)
+        self._wake = threading.Condition(self._lock)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f'bus {name}', daemon=True)
+        self._thread.start()
+
+    def add(self, client: Client) -> None:
+        """See `InlineBus`."""
+        super().add(client)
+        self._notify()
+
+    def order(self, client: Client, order: Order) -> None:
+        """See `InlineBus`."""
+        with self._wake:
+            client.orders[order.name] = order
+            self._wake.notify()
+
+    def remove(self, client: Client) -> None:
+        """Stop polling; orders that wait are still sent, then the device is closed."""
+        with self._wake:
+            client.removed = True
+            self._wake.notify()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """Send waiting orders, close all devices, end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            nxt = self.run_due()
+            leaving = [c for c in self._clients if c.removed or self._stopping]
+            for client in leaving:
+                if client.orders and client.is_open:
+                    self._run_orders(client)
+                self._close(client)
+            with self._wake:
+                self._clients = [c for c in self._clients if c not in leaving]
+                if self._stopping and not self._clients:
+                    return
+                if any(c.orders and c.is_open for c in self._clients) or any(c.removed for c in self._clients):
+                    continue
+                wait = min(nxt - self._clock.now(), 1.0)
+                if wait > 0 and not self._stopping:
+                    self._wake.wait(wait)
+
+
+def bus_for(shared: dict[str, Any], address: str, clock: Clock, post: Post) -> InlineBus:
+    """The bus of a port, one per process and address; on simulated time an `InlineBus`."""
+    buses: dict[str, InlineBus] = shared.setdefault('buses', {})
+    port = address.split('?')[0]
+    if port not in buses:
+        buses[port] = InlineBus(clock, post) if clock.simulated else Bus(port, clock, post)
+    return buses[port]

@@ -1,0 +1,487 @@
+"""Driver nodes: one thin lifecycle shell per role around any device class.
+
+A device class (`bess_drivers.device`) is registered under the entry point group ``bess.drivers`` and
+becomes a node type of that name. Its `Params` dataclass and the parameters of the shell together are
+the parameters of the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, partial
+from math import inf, isnan, nan
+from typing import Any, ClassVar
+
+from sensor_msgs.msg import BatteryState
+
+from bess.msg import BatteryStatus, CellArray, InverterStatus, MeterStatus, PowerSetpoint
+from bess.srv import GetStatus, SetContactor
+from bess_core import qos
+from bess_core.context import NodeContext
+from bess_core.convert import (
+    battery_from_msg,
+    battery_to_msg,
+    battery_to_state,
+    cells_to_msg,
+    converter_to_msg,
+    meter_to_msg,
+    site_time,
+)
+from bess_core.node import BessNode
+from bess_core.params import extract, merge, param
+from bess_core.ticker import Tick
+from bess_core.values import (
+    Alarm,
+    BatteryReading,
+    ConverterReading,
+    Identity,
+    MeterReading,
+    Quality,
+    Severity,
+    quality_of,
+)
+
+from .bus import Client, InlineBus, Order, bus_for
+from .device import DeviceError, Role
+from .gate import Gate, GateParams, Setpoint
+
+QUALITY_S = 0.1  # how often the age of the last reading is looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverParams:
+    """Parameters of every driver node, beside those of the device."""
+
+    period: float = param(1.0, 's', 'how often the device is polled', low=0.02, high=3600.0)
+    max_age: float = param(0.0, 's', 'older values are STALE; 0 = three periods', low=0.0, high=3600.0)
+    invalid_after: float = param(0.0, 's', 'older values are INVALID; 0 = ten periods, at least 5 s',
+                                 low=0.0, high=86400.0)
+    read_only: bool = param(False, doc='never write to the device: enforced where the bytes leave')
+    errors_to_fault: int = param(3, doc='failed polls in a row that make a fault', low=1, high=1000)
+    frozen_after: float = param(60.0, 's', 'measured values that do not move at all for so long raise a fault; '
+                                           '0 = off', low=0.0, high=86400.0)
+
+    @property
+    def stale_s(self) -> float:
+        """Age in s from which values are STALE."""
+        return self.max_age or 3.0 * self.period
+
+    @property
+    def invalid_s(self) -> float:
+        """Age in s from which values are INVALID."""
+        return self.invalid_after or max(10.0 * self.period, 5.0, self.stale_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConverterParams(DriverParams):
+    """Parameters of a converter driver: the last gate before the device."""
+
+    period: float = param(0.2, 's', 'how often the device is polled', low=0.02, high=3600.0)
+    bms: str = param('', doc='battery management system whose limits the last gate applies too; empty = none',
+                     ref='bms')
+    efficiency: float = param(0.95, '', 'of the converter, for comparing DC limits of the BMS with AC power',
+                              low=0.5, high=1.0)
+    max_charge_power: float = param(1e12, 'W', 'configured limit', low=0.0, high=1e12)
+    max_discharge_power: float = param(1e12, 'W', 'configured limit', low=0.0, high=1e12)
+    max_apparent_power: float = param(1e12, 'VA', 'configured limit', low=0.0, high=1e12)
+    longest_lease: float = param(10.0, 's', 'a longer lease is refused', low=0.1, high=3600.0)
+    expiry_ramp: float = param(5000.0, 'W/s', 'ramp to zero after a lease ended', low=0.1, high=1e12)
+    refresh: float = param(0.5, 's', 'an unchanged power is written again after this time', low=0.05, high=60.0)
+    gate_period: float = param(0.1, 's', 'how often the last gate looks at leases and limits', low=0.01, high=60.0)
+    follow_tolerance: float = param(100.0, 'W', 'deviation from the order that is no fault', low=0.0, high=1e9)
+    follow_time: float = param(5.0, 's', 'time that the device may take to follow', low=0.1, high=600.0)
+    max_bms_age: float = param(15.0, 's', 'age from which BMS limits count as unknown: power is zero then',
+                               low=0.1, high=3600.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterParams(DriverParams):
+    """Parameters of a meter driver."""
+
+    period: float = param(0.1, 's', 'how often the device is polled', low=0.02, high=3600.0)
+
+
+class DriverNode(BessNode):
+    """Common part: bus, staleness, communication faults."""
+
+    Shell: ClassVar[type] = DriverParams
+    DeviceClass: ClassVar[Any]
+    Params: ClassVar[type] = DriverParams
+    Message: ClassVar[Any]
+    empty: ClassVar[Any]
+
+    def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
+        super().__init__(name, parameters, ctx)
+        self.reading: Any = self.empty()
+        self.identity = Identity()
+        self.hardware_id = ''
+        self._bus: InlineBus | None = None
+        self._client: Client | None = None
+        self._failed = 0
+        self._signature: Any = None
+        self._moved_at = -inf
+
+    def make_device(self) -> Any:
+        """The device object, from the device's part of the parameters."""
+        return self.DeviceClass(extract(self.DeviceClass.Params, self.params), read_only=self.params.read_only)
+
+    def on_bess_configure(self) -> None:
+        """Start polling; the device may be away, it is tried again and again."""
+        p = self.params
+        device = self.make_device()
+        self._status = self.create_publisher(self.Message, '~/status', qos.MEASUREMENT)
+        self.configure_role()
+        self._bus = bus_for(self.ctx.shared, p.address, self.clock, self.ctx.post)
+        self._client = Client(
+            name=self.get_name(), device=device, poll=lambda: device.read(self.clock.now()), period=p.period,
+            on_reading=partial(self._guarded, self._on_reading), on_error=partial(self._guarded, self._on_error),
+            on_identity=partial(self._guarded, self._on_identity))
+        self._bus.add(self._client)
+        if self.clock.simulated:
+            bus = self._bus
+            self.every(p.period, lambda _: bus.run_due())
+        else:
+            self.every(QUALITY_S, self._watch)
+
+    def configure_role(self) -> None:
+        """Role-specific part of configure."""
+
+    def on_bess_cleanup(self) -> None:
+        """Let the device go."""
+        if self._bus is not None and self._client is not None:
+            self._bus.remove(self._client)
+        self._bus = self._client = None
+        for publisher in self.publishers_own():
+            self.destroy_publisher(publisher)
+        self._status = None  # type: ignore[assignment]
+
+    def publishers_own(self) -> list[Any]:
+        """Publishers that cleanup destroys."""
+        return [self._status] if getattr(self, '_status', None) is not None else []
+
+    # -- results of the bus ------------------------------------------------------------------------
+
+    def _on_identity(self, identity: Identity) -> None:
+        self.identity = identity
+        self.hardware_id = identity.serial or identity.model
+        self.log.info('device connected', address=self.params.address, manufacturer=identity.manufacturer,
+                      model=identity.model, serial=identity.serial, version=identity.version)
+
+    def _on_reading(self, reading: Any) -> None:
+        if self._failed >= self.params.errors_to_fault:
+            self.log.info('device answers again', failed_polls=self._failed)
+        self._failed = 0
+        self.progress += 1
+        self.sync_alarms((), 'comm')
+        reading.quality = Quality.OK
+        self.sync_alarms((*reading.alarms, *self._frozen(reading)), 'device')
+        self.reading = reading
+        self.accept(reading)
+        self.publish()
+
+    def _frozen(self, reading: Any) -> tuple[Alarm, ...]:
+        limit = self.params.frozen_after
+        if limit <= 0:
+            return ()
+        signature = self.signature(reading)
+        if signature != self._signature:
+            self._signature, self._moved_at = signature, reading.time
+        still = reading.time - self._moved_at
+        if signature is None or still < limit:
+            return ()
+        return (Alarm('sensor.frozen', Severity.ERROR, f'measured values have not moved for {still:.0f} s'),)
+
+    def signature(self, reading: Any) -> Any:
+        """What must move on a live device; None = cannot tell."""
+        return None
+
+    def accept(self, reading: Any) -> None:
+        """Role-specific handling of a good reading, before it is published."""
+
+    def _on_error(self, error: DeviceError) -> None:
+        self._failed += 1
+        if self._failed == 1:
+            self.log.debug('poll failed', kind=error.kind, reason=str(error))
+        if self._failed >= self.params.errors_to_fault:
+            self.sync_alarms(
+                (Alarm(f'comm.{error.kind}', Severity.ERROR, f'{self._failed} polls failed: {error}'),), 'comm')
+        self._watch(None)
+
+    def _watch(self, _: Tick | None) -> None:
+        """Age the reading; publish when its quality changes."""
+        now = self.clock.now()
+        quality = quality_of(now - self.reading.time, self.params.stale_s, self.params.invalid_s)
+        if quality != self.reading.quality and quality > self.reading.quality:
+            self.reading.quality = quality
+            self.log.warning('quality', quality=quality.name, age_s=round(now - self.reading.time, 2))
+            self.publish()
+
+    def publish(self) -> None:
+        """Publish the present reading."""
+        raise NotImplementedError(f'{type(self).__name__} does not publish')
+
+    def order(self, name: str, run: Any, done: Any, expires: float = inf) -> None:
+        """Hand an order to the bus."""
+        if self._bus is not None and self._client is not None:
+            self._bus.order(self._client, Order(name, run, partial(self._guarded, done), expires))
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Traffic, for people."""
+        c = self._client
+        if c is None:
+            return {}
+        k = c.counters
+        return {
+            'address': self.params.address, 'device': f'{self.identity.manufacturer} {self.identity.model}'.strip(),
+            'requests': k.requests, 'answers': k.ok, 'writes': k.writes, 'reconnects': k.reconnects,
+            'round trip [ms]': f'{c.round_trip * 1e3:.1f}', 'age [s]': f'{self.clock.now() - self.reading.time:.2f}',
+            'quality': Quality(self.reading.quality).name, 'read only': self.params.read_only,
+            **{f'errors {kind}': n for kind, n in k.errors.items()},
+        }
+
+
+class BatteryDriverNode(DriverNode):
+    """A battery or BMS: `~/status`, `~/battery_state`, `~/cells`, `~/get_status`, `~/set_contactor`."""
+
+    role: ClassVar[str] = 'bms'
+    Message = BatteryStatus
+    empty = BatteryReading
+
+    def configure_role(self) -> None:
+        """Interfaces of a battery."""
+        self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
+        self._cells = self.create_publisher(CellArray, '~/cells', qos.MEASUREMENT)
+        self._own_services = [
+            self.create_service(GetStatus, '~/get_status', self._on_get_status),
+            self.create_service(SetContactor, '~/set_contactor', self._on_set_contactor),
+        ]
+
+    def on_bess_cleanup(self) -> None:
+        """Let the device go."""
+        for service in getattr(self, '_own_services', []):
+            self.destroy_service(service)
+        self._own_services = []
+        super().on_bess_cleanup()
+
+    def publishers_own(self) -> list[Any]:
+        """Publishers that cleanup destroys."""
+        own = [*super().publishers_own(), getattr(self, '_state', None), getattr(self, '_cells', None)]
+        self._state = self._cells = None  # type: ignore[assignment]
+        return [p for p in own if p is not None]
+
+    def signature(self, reading: BatteryReading) -> Any:
+        """Under current something moves; at rest a battery may stand still for hours."""
+        if isnan(reading.current) or abs(reading.current) < 1.0:
+            return object()
+        return (reading.cells, reading.current, reading.charge, reading.voltage)
+
+    def publish(self) -> None:
+        """Status, and what else somebody listens to."""
+        reading, name = self.reading, self.get_name()
+        self._status.publish(battery_to_msg(reading, self.clock, name))
+        if self._state.get_subscription_count():
+            self._state.publish(battery_to_state(reading, self.clock, name))
+        if reading.cells and self._cells.get_subscription_count():
+            self._cells.publish(cells_to_msg(reading, self.clock, name))
+
+    def _on_get_status(self, _: GetStatus.Request, response: GetStatus.Response) -> GetStatus.Response:
+        response.status = battery_to_msg(self.reading, self.clock, self.get_name())
+        response.fresh = self.reading.quality == Quality.OK
+        if not response.fresh:
+            response.message = f'{Quality(self.reading.quality).name}: the device has not answered in time'
+        return response
+
+    def _on_set_contactor(self, request: SetContactor.Request, response: SetContactor.Response) -> Any:
+        if self.params.read_only:
+            response.message = 'read_only is set'
+            return response
+        if self._client is None:
+            response.message = 'not configured'
+            return response
+        device, charge, discharge = self._client.device, request.charge, request.discharge
+
+        def done(error: DeviceError | None) -> None:
+            if error is None:
+                self.log.info('contactor confirmed', charge=charge, discharge=discharge)
+                self.clear_fault('contactor.failed')
+            else:
+                self.raise_fault('contactor.failed', Severity.ERROR, f'contactor order failed: {error}')
+
+        # The answer must not wait for the wire; the result shows in ~/status and, if it fails, as a fault.
+        self.order('contactor', lambda: device.set_contactor(charge, discharge), done,  # type: ignore[attr-defined]
+                   self.clock.now() + 10.0)
+        response.accepted = True
+        response.message = 'ordered; ~/status shows it once the battery confirmed'
+        self.log.info('contactor ordered', charge=charge, discharge=discharge)
+        return response
+
+
+class ConverterDriverNode(DriverNode):
+    """A converter: `~/status`, orders on `~/setpoint`; the last gate before the wire."""
+
+    role: ClassVar[str] = 'converter'
+    Shell = ConverterParams
+    Message = InverterStatus
+    empty = ConverterReading
+
+    def configure_role(self) -> None:
+        """The gate and its inputs."""
+        p = self.params
+        self._gate = Gate(
+            GateParams(
+                max_charge_power=p.max_charge_power, max_discharge_power=p.max_discharge_power,
+                max_apparent_power=p.max_apparent_power, read_only=p.read_only, longest_lease_s=p.longest_lease,
+                expiry_ramp=p.expiry_ramp, max_reading_age_s=p.invalid_s, external_required=bool(p.bms),
+                max_external_age_s=p.max_bms_age, refresh_s=p.refresh, follow_tolerance=p.follow_tolerance,
+                follow_time_s=p.follow_time),
+            self.get_name())
+        self._ordered = (nan, nan)  # last written (W, var)
+        self._refused = ''
+        self._output: Any = None
+        self._subscriptions_own = [self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint,
+                                                            qos.SETPOINT)]
+        if p.bms:
+            self._subscriptions_own.append(
+                self.create_subscription(BatteryStatus, self.ctx.topic(f'{p.bms}/status'), self._on_bms,
+                                         qos.MEASUREMENT))
+        self.every(p.gate_period, lambda _: self._step(), phase=3)
+
+    def on_bess_activate(self) -> None:
+        """From now on setpoints are accepted."""
+        self._gate.start()
+        self._step()
+
+    def on_bess_deactivate(self) -> None:
+        """Zero at once, remote control released; measuring goes on."""
+        self._gate.stop('inactive')
+        if self._client is not None and not self.params.read_only:
+            device = self._client.device
+            if self._ordered[0] == self._ordered[0]:  # something was written since the start
+                self._client.orders.pop('power', None)
+                self.order('stop', device.stop, self._on_stopped)  # type: ignore[attr-defined]
+                self._gate.written(0.0, nan, self.clock.now())
+                self._ordered = (0.0, nan)
+
+    def on_bess_cleanup(self) -> None:
+        """Let the device go."""
+        for subscription in getattr(self, '_subscriptions_own', []):
+            self.destroy_subscription(subscription)
+        self._subscriptions_own = []
+        super().on_bess_cleanup()
+
+    def signature(self, reading: ConverterReading) -> Any:
+        """A grid is never still: voltage and frequency move in their last digits."""
+        return (reading.voltage, reading.frequency, reading.active_power, reading.dc_voltage, reading.temperature)
+
+    def accept(self, reading: ConverterReading) -> None:
+        """The gate sees every good reading (before it, nothing is written)."""
+        self._gate.reading(reading)
+        self._step()
+
+    def _on_bms(self, message: BatteryStatus) -> None:
+        reading = battery_from_msg(message, self.clock)
+        if reading.quality == Quality.INVALID:
+            return
+        # The limits are DC, the gate's powers AC: the converter's losses lie between.
+        self._gate.external(
+            reading.max_charge_power / self.params.efficiency, reading.max_discharge_power * self.params.efficiency,
+            reading.time, tuple(reading.limit_reasons[:3]), self.params.bms)
+
+    def _on_setpoint(self, message: PowerSetpoint) -> None:
+        given = site_time(self.clock, message.header.stamp)
+        now = self.clock.now()
+        reason = self._gate.offer(
+            Setpoint(message.power, message.lease, message.source, message.sequence,
+                     given if given > -inf else now, message.term, message.reactive_power), now)
+        kind = reason.split(' for another')[0]
+        if kind != self._refused:
+            self._refused = kind
+            if kind:
+                self.log.warning('setpoint refused', source=message.source, reason=reason)
+        if not reason:
+            self._step()
+
+    def _step(self) -> None:
+        if not hasattr(self, '_gate'):
+            return
+        now = self.clock.now()
+        out = self._gate.tick(now)
+        self._output = out
+        self.sync_alarms(out.alarms, 'gate')
+        if not out.write or self._client is None:
+            return
+        if 'power' in self._client.orders and self._ordered == (out.power, out.reactive_power):
+            return  # the same order already waits for the wire
+        device = self._client.device
+        power, reactive, lease = out.power, out.reactive_power, out.lease
+        self._ordered = (power, reactive)
+
+        def done(error: DeviceError | None) -> None:
+            if error is None:
+                self._gate.written(power, reactive, self.clock.now())
+                self.clear_fault('converter.write')
+            else:
+                self.raise_fault('converter.write', Severity.ERROR, f'setpoint not written: {error}')
+
+        self.order('power', lambda: device.write_power(power, reactive, lease), done,  # type: ignore[attr-defined]
+                   now + lease)
+
+    def _on_stopped(self, error: DeviceError | None) -> None:
+        if error is None:
+            self.clear_fault('converter.stop')
+            self.log.info('converter released at zero')
+        else:
+            # The device's own revert timer, armed with each order, is the second net.
+            self.raise_fault('converter.stop', Severity.ERROR, f'stop not confirmed: {error}')
+
+    def publish(self) -> None:
+        """Status with what the gate adds."""
+        reading, out = self.reading, self._output
+        reading.setpoint, reading.reactive_setpoint = self._ordered
+        if out is not None:
+            reading.lease_remaining = out.lease_remaining
+            reading.setpoint_source = out.source
+            reading.limit_reasons = list(out.limit_reasons)
+        self._status.publish(converter_to_msg(reading, self.clock, self.get_name()))
+
+
+class MeterDriverNode(DriverNode):
+    """A meter: `~/status` with numbered samples."""
+
+    role: ClassVar[str] = 'meter'
+    Shell = MeterParams
+    Message = MeterStatus
+    empty = MeterReading
+
+    def configure_role(self) -> None:
+        """Number the samples from 1."""
+        self._sequence = 0
+
+    def signature(self, reading: MeterReading) -> Any:
+        """A grid is never still."""
+        return (reading.voltage, reading.current, reading.active_power, reading.frequency)
+
+    def accept(self, reading: MeterReading) -> None:
+        """Number it."""
+        self._sequence += 1
+        reading.sequence = self._sequence
+
+    def publish(self) -> None:
+        """Status."""
+        self._status.publish(meter_to_msg(self.reading, self.clock, self.get_name()))
+
+
+_SHELLS: dict[Role, type[DriverNode]] = {
+    Role.BATTERY: BatteryDriverNode,
+    Role.CONVERTER: ConverterDriverNode,
+    Role.METER: MeterDriverNode,
+}
+
+
+@cache
+def node_type(device_class: Any) -> type[DriverNode]:
+    """Node class for a device class: the shell of its role with both sets of parameters."""
+    shell = _SHELLS[device_class.role]
+    params = merge(f'{device_class.__name__}NodeParams', shell.Shell, device_class.Params)
+    return type(f'{device_class.__name__}Node', (shell,), {
+        '__doc__': f'Driver node of {device_class.__name__}.', 'DeviceClass': device_class, 'Params': params})

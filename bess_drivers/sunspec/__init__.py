@@ -1,0 +1,1 @@
+"""SunSpec batteries and inverters."""

@@ -1,0 +1,419 @@
+"""Writes power orders to a SunSpec inverter: 704 of the DER models, or the older 123 and 124.
+
+Device timers: SunSpec gives each control a reversion time after which the device returns to the
+reversion value by itself. The text of the models does not say which writes start that timer anew,
+and devices differ. So each order is one write of the setpoint alone, and after a third of the time
+the reversion time and the enable are written again as well: under every reading of the rule the
+timer never falls below two thirds of the lease while orders arrive, and it always ends within the
+lease (rounded up to whole seconds) after the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, isfinite, isnan, nan
+
+from bess_drivers.device import BadValue, Refused
+from bess_drivers.sunspec.codec import ModelValues
+from bess_drivers.sunspec.device_map import DeviceMap
+from bess_drivers.sunspec.inverter_decode import VARS, WATTS, first_known
+from bess_drivers.sunspec.inverter_params import POWER_SIGNS, REACTIVE_SIGNS, SunSpecInverterParams
+
+LOCAL = 1  # LocRemCtl
+OFF, SLEEPING, SHUTTING_DOWN, STANDBY = 0, 1, 5, 7  # 701 InvSt
+OP_STOP, OP_START, OP_EXIT_STANDBY = 0, 1, 3  # 715 OpCtl (64800 has other codes)
+STORAGE_CHARGE, STORAGE_DISCHARGE = 1, 2  # bits of 124 StorCtl_Mod
+
+
+def revert_seconds(lease: float, largest: int) -> int:
+    """Reversion time of a lease: rounded up to whole seconds, at least 1 (0 would be "off").
+
+    Raises `BadValue` for a lease that is not a positive number.
+    """
+    if not (isfinite(lease) and lease > 0):
+        raise BadValue(f'lease of {lease} s')
+    return min(max(1, ceil(lease)), largest)
+
+
+class _Timer:
+    """When the device's reversion time has to be written again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.seconds = 0
+        self._written = nan
+
+    def due(self, seconds: int) -> bool:
+        """Whether the time changed or a third of it has passed."""
+        return seconds != self.seconds or not self._clock() - self._written < seconds / 3
+
+    def written(self, seconds: int) -> None:
+        """The device has it."""
+        self.seconds, self._written = seconds, self._clock()
+
+
+class DerSetpoint:
+    """One setpoint function of 704: `prefix` 'WSet' or 'VarSet', `mode` its code for W or var."""
+
+    def __init__(
+        self, device: DeviceMap, prefix: str, mode: int, clock: Callable[[], float]
+    ) -> None:
+        self._map, self._prefix, self._mode = device, prefix, mode
+        self._timer = _Timer(clock)
+        self._sf: dict[str, int] = {}
+        self._value = nan  # as written last
+        self.has_timer = False
+        self.armed = False
+        self.touched = False  # enabled by us and not released since
+
+    def __str__(self) -> str:
+        return self._prefix
+
+    def possible(self, control: ModelValues) -> bool:
+        """Whether the device has this function."""
+        return control.has(f'{self._prefix}Ena')
+
+    def observe(self, control: ModelValues) -> bool:
+        """Compare with what the device says; False if it dropped an order that was confirmed."""
+        wrong = self.armed and (
+            control.integer(f'{self._prefix}Ena') != 1
+            or control.integer(f'{self._prefix}Mod') not in (self._mode, None)
+        )
+        if wrong:
+            self.armed = False
+        return not wrong
+
+    def check(self, value: float, control: ModelValues) -> None:
+        """Raise `BadValue` if this value could not be written."""
+        if not self.possible(control):
+            raise BadValue(f'704 {self._prefix} is not implemented in this device')
+        self._map.encode(704, self._prefix, value, control.sf)
+
+    def arm(self, value: float, seconds: int, control: ModelValues) -> None:
+        """First order: setpoint, mode and reversion first, the enable in a write of its own."""
+        p = self._prefix
+        self._sf = control.sf
+        self.has_timer = control.has(f'{p}RvrtTms')
+        setup: dict[str, float] = {p: value}
+        # points that the device does not implement are not written
+        if control.integer(f'{p}Mod') not in (self._mode, None):
+            setup[f'{p}Mod'] = self._mode
+        if control.has(f'{p}Rvrt') and control.number(f'{p}Rvrt') != 0:
+            setup[f'{p}Rvrt'] = 0
+        if self.has_timer:
+            # enabled after reversion: holds zero, where disabled would mean "as the device likes"
+            if control.integer(f'{p}EnaRvrt') == 0:
+                setup[f'{p}EnaRvrt'] = 1
+            setup[f'{p}RvrtTms'] = seconds
+        self.touched = True
+        self._map.write(704, setup, self._sf)
+        self._map.write(704, {f'{p}Ena': 1}, self._sf)
+        self._timer.written(seconds)
+        self._value, self.armed = value, True
+
+    def order(self, value: float, seconds: int, always: bool) -> None:
+        """Further order: one request, three when the timer is due; the same only if `always`."""
+        due = self.has_timer and self._timer.due(seconds)
+        if not (always or due or value != self._value):
+            return
+        self._map.write(704, {self._prefix: value}, self._sf)
+        self._value = value
+        if due:
+            self._map.write(704, {f'{self._prefix}RvrtTms': seconds}, self._sf)
+            self._map.write(704, {f'{self._prefix}Ena': 1}, self._sf)
+            self._timer.written(seconds)
+
+    def release(self) -> None:
+        """Zero, then disable. The second is tried even if the device refuses the first."""
+        self.armed = False
+        refusal: Refused | None = None
+        try:
+            # zero is zero under every scale factor
+            self._map.write(704, {self._prefix: 0}, {f'{self._prefix}_SF': 0})
+        except Refused as error:
+            refusal = error
+        self._map.write(704, {f'{self._prefix}Ena': 0}, {})
+        self.touched = False
+        if refusal:
+            raise refusal
+
+
+class DerControl:
+    """Orders through 704, start and stop through 715 where it is there."""
+
+    def __init__(
+        self, device: DeviceMap, params: SunSpecInverterParams, clock: Callable[[], float]
+    ) -> None:
+        self._map, self._params = device, params
+        self._power = DerSetpoint(device, 'WSet', WATTS, clock)
+        self._reactive = DerSetpoint(device, 'VarSet', VARS, clock)
+
+    def forget(self) -> None:
+        """The device may have restarted: begin again with the next order."""
+        self._power.armed = self._reactive.armed = False
+
+    @property
+    def without_timer(self) -> bool:
+        """Whether an order stands in a device that would not drop it by itself."""
+        return self._power.armed and not self._power.has_timer
+
+    def observe(self, control: ModelValues) -> list[str]:
+        """Names of the setpoints that the device confirmed and no longer follows."""
+        return [str(s) for s in (self._power, self._reactive) if not s.observe(control)]
+
+    def order(self, power: float, reactive: float, lease: float) -> None:
+        """See `ConverterDevice.write_power`. What cannot be written is found first."""
+        seconds = revert_seconds(lease, 0xFFFFFFFE)
+        orders = [(self._power, power * POWER_SIGNS[self._params.power_sign])]
+        if not isnan(reactive):
+            orders.append((self._reactive, reactive * REACTIVE_SIGNS[self._params.reactive_sign]))
+        if not all(setpoint.armed for setpoint, _ in orders):
+            control = self._map.read(704)
+            if reactive == 0 and not self._reactive.possible(control):
+                orders = orders[:1]  # a device without reactive control gives no reactive power
+            for setpoint, value in orders:
+                setpoint.check(value, control)
+            if not self._power.armed:
+                self._start()
+        for setpoint, value in orders:
+            if setpoint.armed:
+                setpoint.order(value, seconds, always=setpoint is self._power)
+            else:
+                setpoint.arm(value, seconds, control)
+
+    def _start(self) -> None:
+        if not self._map.has(715):
+            return
+        control = self._map.read(715)
+        if control.integer('LocRemCtl') == LOCAL:
+            raise Refused('the inverter is in local control')
+        if not self._params.start_on_order or not self._map.has(701):
+            return
+        state = self._map.read(701, 8).integer('InvSt')
+        if state in (OFF, SLEEPING, SHUTTING_DOWN):
+            self._map.write(715, {'OpCtl': OP_START}, {})
+        elif state == STANDBY:
+            self._map.write(715, {'OpCtl': OP_EXIT_STANDBY}, {})
+
+    def stop(self) -> None:
+        """Zero and disable; everything is tried even if the device refuses a part."""
+        steps: list[Callable[[], None]] = [self._power.release]
+        if self._reactive.touched:
+            steps.append(self._reactive.release)
+        if self._params.off_on_stop and self._map.has(715):
+            steps.append(lambda: self._map.write(715, {'OpCtl': OP_STOP}, {}))
+        run_all(steps)
+
+
+def run_all(steps: list[Callable[[], None]]) -> None:
+    """Do each step; a refusal does not prevent the other steps and is raised at the end."""
+    refusal: Refused | None = None
+    for step in steps:
+        try:
+            step()
+        except Refused as error:
+            refusal = refusal or error
+    if refusal:
+        raise refusal
+
+
+class LegacyControl:
+    """Orders through 124 (storage) or 123 (signed limit); rates are % of the device's maximum."""
+
+    def __init__(
+        self, device: DeviceMap, params: SunSpecInverterParams, clock: Callable[[], float]
+    ) -> None:
+        self._map, self._params = device, params
+        self._timer, self._q_timer = _Timer(clock), _Timer(clock)
+        self._signed = params.legacy_control == 'signed_limit'
+        self._model = 123 if self._signed else 124
+        self._control: ModelValues | None = (
+            None  # of self._model, as read when the first order was given
+        )
+        self._immediate: ModelValues | None = None  # 123
+        self._bits = -1  # StorCtl_Mod as written last
+        self._references = (nan, nan, nan)  # W: charging, discharging, WMax
+        self._q_armed = self._q_touched = False
+        self._q_value = nan
+        self.power = self.reactive = nan  # W and var, last order
+
+    def forget(self) -> None:
+        """The device may have restarted: begin again with the next order."""
+        self._control, self._immediate, self._bits, self._q_armed = None, None, -1, False
+
+    @property
+    def without_timer(self) -> bool:
+        """Whether an order stands in a device that would not drop it by itself."""
+        name = 'WMaxLimPct_RvrtTms' if self._signed else 'InOutWRte_RvrtTms'
+        return self._control is not None and not self._control.has(name)
+
+    def observe(self, control: ModelValues) -> list[str]:
+        """As `DerControl.observe`; `control` is 123 or 124, whichever takes the power."""
+        if self._control is None:
+            return []
+        name = 'WMaxLim_Ena' if self._signed else 'StorCtl_Mod'
+        if control.integer(name) == (1 if self._signed else self._bits):
+            return []
+        self.forget()
+        return [name]
+
+    def order(self, power: float, reactive: float, lease: float) -> None:
+        """See `ConverterDevice.write_power`."""
+        seconds = revert_seconds(lease, 0xFFFE)
+        control = self._control or self._prepare()
+        write_power = self._signed_limit if self._signed else self._storage
+        apply_power = write_power(power, control, seconds)
+        apply_reactive = self._reactive_order(
+            reactive, seconds
+        )  # raises before anything is written
+        apply_power()
+        apply_reactive()
+        self._control, self.power = control, float(power)
+        if not isnan(reactive):
+            self.reactive = float(reactive)
+
+    def _prepare(self) -> ModelValues:
+        wanted = {self._model: 0, **{m: 0 for m in (120, 121, 123) if self._map.has(m)}}
+        models = self._map.read_models(wanted)
+        settings, nameplate = models.get(121), models.get(120)
+        w_max = first_known(
+            settings.number('WMax') if settings else nan,
+            nameplate.number('WRtg') if nameplate else nan,
+        )
+        charge = nan if self._signed else models[124].number('WChaMax')
+        discharge = first_known(nameplate.number('MaxDisChaRte') if nameplate else nan, charge)
+        self._references = (charge, discharge, w_max)
+        self._immediate = models.get(123)
+        if self._immediate and self._params.start_on_order and self._immediate.integer('Conn') == 0:
+            self._map.write(123, {'Conn': 1}, {})
+        return models[self._model]
+
+    def _percent(self, power: float, reference: float, name: str) -> float:
+        if power == 0:
+            return 0.0  # of whatever maximum
+        if not reference > 0:
+            raise BadValue(f'{name}, to which the rate refers, is not known')
+        percent = 100 * power / reference
+        if not abs(percent) <= 100.001:
+            raise BadValue(f'{power:g} W is {percent:g} % of {name} = {reference:g} W')
+        return percent
+
+    def _storage(self, power: float, control: ModelValues, seconds: int) -> Callable[[], None]:
+        charge, discharge, _ = self._references
+        charging = (
+            self._percent(power, charge, '124 WChaMax')
+            if power >= 0 or self._params.legacy_control == 'forced'
+            else 0.0
+        )
+        discharging = (
+            self._percent(-power, discharge, 'maximum discharge rate')
+            if power < 0 or self._params.legacy_control == 'forced'
+            else 0.0
+        )
+        if self._params.legacy_control == 'forced':
+            bits = STORAGE_CHARGE | STORAGE_DISCHARGE
+        else:
+            # at zero the direction stays as it is: both rates are zero
+            bits = (
+                STORAGE_DISCHARGE
+                if power < 0 or (power == 0 and self._bits == 2)
+                else STORAGE_CHARGE
+            )
+        values = {'OutWRte': discharging, 'InWRte': charging}
+        has_timer = control.has('InOutWRte_RvrtTms')
+        if has_timer:
+            values['InOutWRte_RvrtTms'] = (
+                seconds  # its window sits between: written too, for one request
+            )
+            if control.has('InOutWRte_WinTms'):
+                values['InOutWRte_WinTms'] = 0
+        for name, value in values.items():
+            self._map.encode(124, name, value, control.sf)
+
+        def apply() -> None:
+            self._map.write(124, values, control.sf)
+            if bits != self._bits or (has_timer and self._timer.due(seconds)):
+                self._map.write(124, {'StorCtl_Mod': bits}, control.sf)
+                self._timer.written(seconds)
+            self._bits = bits
+
+        return apply
+
+    def _signed_limit(self, power: float, control: ModelValues, seconds: int) -> Callable[[], None]:
+        percent = (
+            self._percent(power, self._references[2], 'WMax') * POWER_SIGNS[self._params.power_sign]
+        )
+        # same scale factor, but a type with a sign
+        register = self._map.encode(
+            123,
+            'VArWMaxPct',
+            percent,
+            {'VArPct_SF': control.sf['WMaxLimPct_SF']} if 'WMaxLimPct_SF' in control.sf else {},
+        )[0]
+        fresh = self._control is None
+
+        def apply() -> None:
+            self._map.write_raw(123, 'WMaxLimPct', register)
+            if fresh or self._timer.due(seconds):
+                if control.has('WMaxLimPct_RvrtTms'):
+                    self._map.write(123, {'WMaxLimPct_RvrtTms': seconds}, {})
+                self._map.write(123, {'WMaxLim_Ena': 1}, {})
+                self._timer.written(seconds)
+
+        return apply
+
+    def _reactive_order(self, reactive: float, seconds: int) -> Callable[[], None]:
+        immediate = self._immediate
+        possible = (
+            immediate is not None and immediate.has('VArPct_Ena') and 'VArPct_SF' in immediate.sf
+        )
+        if isnan(reactive) or (reactive == 0 and not possible):
+            return lambda: None
+        if immediate is None or not possible:
+            raise BadValue('this device takes no reactive power (123 VArPct)')
+        percent = (
+            self._percent(reactive, self._references[2], 'WMax')
+            * REACTIVE_SIGNS[self._params.reactive_sign]
+        )
+        sf, has = immediate.sf, immediate.has
+        self._map.encode(123, 'VArWMaxPct', percent, sf)
+
+        def apply() -> None:
+            due = not self._q_armed or self._q_timer.due(seconds)
+            if percent == self._q_value and not due:
+                return
+            self._q_touched = True
+            self._map.write(123, {'VArWMaxPct': percent}, sf)
+            self._q_value = percent
+            if due:
+                more = {'VArPct_RvrtTms': seconds} if has('VArPct_RvrtTms') else {}
+                self._map.write(123, {**more, 'VArPct_Mod': 1}, sf)
+                self._map.write(123, {'VArPct_Ena': 1}, sf)
+                self._q_timer.written(seconds)
+                self._q_armed = True
+
+        return apply
+
+    def stop(self) -> None:
+        """Zero and disable; everything is tried even if the device refuses a part."""
+        zero = {
+            'InOutWRte_SF': 0,
+            'VArPct_SF': 0,
+            'WMaxLimPct_SF': 0,
+        }  # zero is zero under every scale
+
+        def write(model: int, name: str, *more: str) -> Callable[[], None]:
+            return lambda: self._map.write(model, dict.fromkeys((name, *more), 0), zero)
+
+        if self._signed:
+            steps = [write(123, 'WMaxLimPct'), write(123, 'WMaxLim_Ena')]
+        else:
+            steps = [write(124, 'OutWRte', 'InWRte'), write(124, 'StorCtl_Mod')]
+        if self._q_touched:
+            steps += [write(123, 'VArWMaxPct'), write(123, 'VArPct_Ena')]
+        if self._params.off_on_stop and self._map.has(123):
+            steps.append(write(123, 'Conn'))
+        self.forget()
+        self.power, self.reactive = 0.0, nan
+        run_all(steps)
+        self._q_touched = False

@@ -1,0 +1,107 @@
+"""Settings of a SunSpec inverter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bess_drivers.sunspec.common import SIGNS, check_params
+
+#: factor from the device's sign to ours (+ = charging; + var = into the converter, inductive)
+POWER_SIGNS = {'generation_positive': -1.0, 'charge_positive': 1.0}
+REACTIVE_SIGNS = {'injection_positive': -1.0, 'absorption_positive': 1.0}
+LEGACY_CONTROLS = ('direct', 'forced', 'signed_limit')
+
+
+@dataclass(frozen=True)
+class SunSpecInverterParams:
+    """Where the inverter is, its signs, and how an older one (models 123, 124) takes a power."""
+
+    address: str = field(
+        default='', metadata={'unit': '', 'doc': 'Modbus address: tcp://host:port or rtu:/dev/...'}
+    )
+    unit: int = field(
+        default=1, metadata={'unit': '', 'min': 0, 'max': 255, 'doc': 'Modbus unit id'}
+    )
+    timeout_s: float = field(
+        default=0.5,
+        metadata={'unit': 's', 'min': 0.01, 'max': 60.0, 'doc': 'time-out of one request'},
+    )
+    base: str = field(
+        default='auto',
+        metadata={
+            'unit': '',
+            'doc': "register of the 'SunS' marker, or 'auto' to look at 40000, 0 and 50000",
+        },
+    )
+    max_registers: int = field(
+        default=125,
+        metadata={'unit': '', 'min': 8, 'max': 125, 'doc': 'largest read that the device answers'},
+    )
+    power_sign: str = field(
+        default='generation_positive',
+        metadata={
+            'unit': '',
+            'choices': tuple(POWER_SIGNS),
+            'doc': 'sign of W (701, 101 to 113) and WSet (704); SunSpec 701: + = generation',
+        },
+    )
+    reactive_sign: str = field(
+        default='injection_positive',
+        metadata={
+            'unit': '',
+            'choices': tuple(REACTIVE_SIGNS),
+            'doc': 'sign of Var (701), VAr (101 to 113), VarSet (704) and VArWMaxPct (123); '
+            'IEEE 1547: + = injection (over-excited)',
+        },
+    )
+    dc_sign: str = field(
+        default='discharge_positive',
+        metadata={
+            'unit': '',
+            'choices': tuple(SIGNS),
+            'doc': 'sign of DCA and DCW (714, 101 to 113)',
+        },
+    )
+    legacy_control: str = field(
+        default='direct',
+        metadata={
+            'unit': '',
+            'choices': LEGACY_CONTROLS,
+            'doc': "how a device without 704 takes a power: 'direct' = 124 with one bit of "
+            "StorCtl_Mod and its rate; 'forced' = 124 with both bits and rates of opposite sign "
+            "(devices that take the rates as limits); 'signed_limit' = 123 WMaxLimPct with a sign",
+        },
+    )
+    start_on_order: bool = field(
+        default=True,
+        metadata={
+            'unit': '',
+            'doc': 'start (715 OpCtl) or connect (123 Conn) a device that is off with an order',
+        },
+    )
+    off_on_stop: bool = field(
+        default=False,
+        metadata={
+            'unit': '',
+            'doc': 'stop() also stops (715 OpCtl) or disconnects (123 Conn) the device',
+        },
+    )
+    heartbeat: bool = field(
+        default=False,
+        metadata={
+            'unit': '',
+            'doc': 'write 715 ControllerHb, +1 every second, while the device is read',
+        },
+    )
+    heartbeat_timeout_s: float = field(
+        default=5.0,
+        metadata={
+            'unit': 's',
+            'min': 1.5,
+            'max': 3600.0,
+            'doc': 'an inverter whose 715 DERHb stops counting for longer is reported as stale',
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_params(self)

@@ -1,0 +1,1 @@
+"""The virtual bench: physics and devices that speak the real protocols."""

@@ -1,0 +1,380 @@
+"""Battery cells: open-circuit voltage, resistance, one RC pair, heat; all packs at once.
+
+Arrays are [n_packs, n_cells]; a pack with fewer cells than the largest has rows padded with cells
+of zero voltage and zero resistance, so that sums need no mask.
+
+The equations are those of a first-order Thevenin model (Plett, Battery Management Systems vol. 1,
+2015, ch. 2), with current I > 0 charging, solved for a constant I over a step dt:
+
+    dv1/dt = I / C1 - v1 / (R1 C1)            v1' = v1 e + R1 (1 - e) I, e = exp(-dt / (R1 C1))
+    mean of v1 over the step                   v1 a + R1 (1 - a) I, a = R1 C1 (1 - e) / dt
+    mean of OCV over the step                  OCV + slope dq / 2 (the table is piecewise linear)
+    mean voltage                               V = OCV_mean + v1_mean + R0 I =: A + B I
+    power P at the terminals of the pack       P = I sum(A) + I^2 sum(B), solved for I
+    heat                                       R0 I^2 + v1^2 / R1 + charge lost to side reactions
+    C dT/dt = heat - (T - T_ambient) / R_th    exact exponential over the step
+
+So power, stored energy and heat of a step balance to rounding, and to second order where a step
+crosses a knot of the OCV table: steps are meant to move a cell by less than about 1 % of SoC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, isfinite, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bess_sim.plant_config import PackConfig
+
+Array = NDArray[np.float64]
+
+GRID = 1000  # intervals of the uniform SoC grid of the OCV tables
+REFRESH_S = 30.0  # resistances follow temperature and SoC this often, at the latest
+T_REF = 298.15  # K
+GAS_CONSTANT = 8.314  # J/(mol K)
+
+# LFP: Sony US26650 (25 points of its table), from SimSES, github.com/tum-ees/simses at 2769f809,
+# src/simses/model/cell/data/CLFP_Sony_US26650_OCV.csv. Licence BSD-3-Clause; Copyright (c)
+# 2020-2026, Chair of Electrical Energy Storage Technology, TUM School of Engineering and Design,
+# Technical University of Munich.
+_LFP_OCV = (
+    (0.0, 2.2862), (0.005, 2.6835), (0.01, 2.7833), (0.02, 2.8952), (0.03, 2.9673), (0.05, 3.0647),
+    (0.075, 3.1455), (0.1, 3.1967), (0.15, 3.2120), (0.2, 3.2343), (0.25, 3.2547), (0.3, 3.2703),
+    (0.4, 3.2921), (0.5, 3.2995), (0.6, 3.3035), (0.65, 3.3063), (0.7, 3.3108), (0.75, 3.3185),
+    (0.8, 3.3345), (0.9, 3.3425), (0.97, 3.3463), (0.985, 3.3522), (0.99, 3.3618), (0.995, 3.3963),
+    (1.0, 3.5305),
+)  # fmt: skip
+
+# NMC: LG INR21700-M50T pseudo-OCV (25 points of its table), github.com/soorajsunil/
+# Piecewise-Battery-OCV at 2d7f7823. Licence MIT; Copyright (c) 2024 soorajsunil.
+_NMC_OCV = (
+    (0.0, 2.5199), (0.005, 2.7291), (0.01, 2.8306), (0.02, 2.9650), (0.03, 3.0520), (0.05, 3.1617),
+    (0.075, 3.2396), (0.1, 3.3041), (0.15, 3.4014), (0.2, 3.4754), (0.25, 3.5205), (0.3, 3.5763),
+    (0.4, 3.6443), (0.5, 3.7167), (0.6, 3.8174), (0.65, 3.8748), (0.7, 3.9201), (0.75, 3.9650),
+    (0.8, 4.0184), (0.9, 4.0919), (0.95, 4.1158), (0.97, 4.1343), (0.98, 4.1477), (0.99, 4.1653),
+    (1.0, 4.1943),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chemistry:
+    """Constants of a chemistry; resistance and heat scale with the capacity of the cell."""
+
+    ocv: tuple[tuple[float, float], ...]  # (SoC, V), SoC ascending from 0 to 1
+    min_voltage: float  # V, hard limit beyond the BMS's own: the inverter stops discharging
+    max_voltage: float  # V, hard limit: the inverter stops charging
+    balance_voltage: float  # V, cells above are bled while they are ahead
+    resistance_ah: float  # ohm Ah at 25 degC, R0 + R1
+    activation: float = 15_000.0  # J/mol, Arrhenius; fits SimSES CLFP_Sony Rint at 10/25/40 degC
+    time_constant: float = 60.0  # s, R1 C1 at 25 degC
+    heat_capacity_ah: float = 24.0  # J/(K Ah): 1000 J/(kg K) at 42 Ah/kg with housing, both typical
+    thermal_time: float = 5400.0  # s, R_th C of a cell in its pack
+
+
+CHEMISTRIES = {
+    'lfp': Chemistry(_LFP_OCV, 2.2, 3.80, 3.36, 0.13),
+    'nmc': Chemistry(_NMC_OCV, 2.5, 4.30, 4.00, 0.15, heat_capacity_ah=16.0),
+}
+
+
+def ocv_table(chemistry: str) -> Array:
+    """OCV (V) on the uniform grid of `GRID` + 1 SoC values from 0 to 1."""
+    soc, volts = np.array(CHEMISTRIES[chemistry].ocv).T
+    return np.interp(np.linspace(0.0, 1.0, GRID + 1), soc, volts)
+
+
+def ocv(chemistry: str, soc: float) -> float:
+    """Open-circuit voltage (V) of a cell at `soc` (0..1, clamped)."""
+    return float(np.interp(soc, np.linspace(0.0, 1.0, GRID + 1), ocv_table(chemistry)))
+
+
+def resistance_factor(kelvin: Array, soc: Array, activation: Array | float) -> Array:
+    """Resistance relative to 25 degC at half charge: Arrhenius, and up to 40 % more when empty."""
+    arrhenius = np.exp(activation / GAS_CONSTANT * (1.0 / kelvin - 1.0 / T_REF))
+    return arrhenius * (1.0 + 0.4 * np.exp(-soc / 0.1))
+
+
+def power_to_current(power: float, voltage: float, resistance: float) -> float:
+    """Current (A, + = charging) at which a source (V, ohm) takes `power` (W) at its terminals.
+
+    More discharge than the source can give yields the current of its greatest power.
+    """
+    root = voltage * voltage + 4.0 * resistance * power
+    if root <= 0.0:
+        return -voltage / (2.0 * resistance)
+    return 2.0 * power / (voltage + sqrt(root))
+
+
+class CellBank:
+    """All cells of all packs. `step` takes the power at each pack's terminals.
+
+    Public arrays (read only), [n_packs, n_cells]: `charge` and `capacity` (Ah), `voltage`
+    (V, mean over the last step), `temperature` (degC), `bleed` (A, balancing). Lists by pack: `current` (A),
+    `pack_voltage` (V), `room` and `reach` (Ah that can still be charged and discharged),
+    `cell_min` and `cell_max` (V).
+    """
+
+    def __init__(
+        self, packs: Sequence[PackConfig], ambient: float, rng: np.random.Generator
+    ) -> None:
+        if not packs:
+            raise ValueError('no packs')
+        self.packs = tuple(packs)
+        self.ambient = ambient
+        self.sizes = [p.cells for p in packs]
+        self.chemistries = [CHEMISTRIES[p.chemistry] for p in packs]
+        shape = (len(packs), max(self.sizes))
+
+        def zeros() -> Array:
+            return np.zeros(shape)
+
+        def column(values: Sequence[float]) -> Array:
+            return np.array(values, dtype=float)[:, None]
+
+        self.real = np.arange(shape[1]) < np.array(self.sizes)[:, None]
+        self.capacity, self.charge, self._r_ref = np.ones(shape), np.full(shape, 0.5), zeros()
+        self.temperature, self._heat_capacity = np.full(shape, ambient), np.ones(shape)
+        for row, (pack, kind) in enumerate(zip(packs, self.chemistries, strict=True)):
+            n = pack.cells
+            # Drawn for every pack in a fixed order, so that a seed always gives the same cells.
+            spread = rng.standard_normal((3, n)).clip(-3.0, 3.0)
+            nominal = pack.capacity_ah
+            self.capacity[row, :n] = nominal * pack.soh * (1.0 + pack.capacity_spread * spread[0])
+            # An aged cell has more resistance; twice the loss of capacity is a usual rule of thumb.
+            ohms = pack.resistance or kind.resistance_ah / nominal * (1.0 + 2.0 * (1.0 - pack.soh))
+            self._r_ref[row, :n] = ohms * np.exp(pack.resistance_spread * spread[1])
+            soc = (pack.initial_soc + pack.soc_spread * spread[2]).clip(0.0, 1.0)
+            self.charge[row, :n] = soc * self.capacity[row, :n]
+            self._heat_capacity[row] = kind.heat_capacity_ah * nominal
+            if pack.initial_temperature is not None:
+                self.temperature[row] = pack.initial_temperature
+        self._tables()
+        self._activation = column([c.activation for c in self.chemistries])
+        self._thermal_time = column([c.thermal_time for c in self.chemistries])
+        self._balance_voltage = column([c.balance_voltage for c in self.chemistries])
+        self._balance_current = column([p.balance_current for p in packs])
+        self._r1_share = 0.5  # half of the measured pulse resistance is slow, half is ohmic
+        with np.errstate(divide='ignore'):
+            tau = column([c.time_constant for c in self.chemistries])
+            self._c1 = np.where(self.real, tau / (self._r1_share * self._r_ref), 1.0)
+        self.bleed = zeros()
+        self.voltage, self.heat = zeros(), zeros()  # V; J since start
+        self._v1 = zeros()
+        count = len(packs)
+        self.current, self.dc_energy = [0.0] * count, [0.0] * count  # A; Ws into the terminals
+        self.room, self.reach = [0.0] * count, [0.0] * count
+        self.cell_min, self.cell_max = [0.0] * count, [0.0] * count
+        self.pack_voltage = [0.0] * count
+        self._eta_down = [p.coulomb_efficiency for p in packs]
+        self._eta, self._i, self._dq = (
+            np.ones((count, 1)),
+            np.zeros((count, 1)),
+            np.zeros((count, 1)),
+        )
+        self._lossy, self._bleeding = np.zeros((count, 1)), False
+        self._ab = np.zeros((2, *shape))
+        self._x, self._m, self._b, self._u = zeros(), zeros(), zeros(), zeros()
+        self._mk, self._ocv, self._w, self._y = zeros(), zeros(), zeros(), zeros()
+        self._index = np.zeros(shape, dtype=np.intp)
+        self._no_cell = np.where(self.real, 0.0, 1e9) if not self.real.all() else None
+        self._dt, self._age = 0.0, 0.0
+        self._refresh(1.0)
+        self._dt = 0.0
+        self.voltage[...] = self.open_circuit()
+        self._extremes()
+
+    def _tables(self) -> None:
+        """Flat tables of OCV = b + m x over grid position x: zeros first, then the chemistries."""
+        kinds = sorted({p.chemistry for p in self.packs})
+        none = np.zeros(GRID + 1)
+        slopes, bases, energies = [none], [none], [none]
+        offset = np.zeros(self.charge.shape)
+        for block, kind in enumerate(kinds, start=1):
+            table = ocv_table(kind)
+            start = block * (GRID + 1)
+            slope = np.append(np.diff(table), 0.0)
+            slope[-1] = slope[-2]  # rounding may put a full cell on the last knot
+            slopes.append(slope)
+            bases.append(table - slope * (start + np.arange(GRID + 1)))
+            energies.append(np.append(0.0, np.cumsum((table[1:] + table[:-1]) / 2.0)))
+            for row, pack in enumerate(self.packs):
+                if pack.chemistry == kind:
+                    offset[row, : pack.cells] = start
+        self._slope_table, self._base_table = np.concatenate(slopes), np.concatenate(bases)
+        self._energy_table = np.concatenate(energies)  # V x grid intervals below each knot
+        blocks = offset[:, 0].astype(int).tolist()
+        self._curves = [self._energy_table[b : b + GRID + 1].tolist() for b in blocks]
+        self._full_charge = [
+            float(self.capacity[row, :n].sum()) for row, n in enumerate(self.sizes)
+        ]
+        self._offset, self._gain = offset, np.where(self.real, GRID / self.capacity, 0.0)
+
+    def _refresh(self, dt: float) -> None:
+        """What changes slowly: resistances, coefficients of the step, headroom, balancing."""
+        soc = self.charge / self.capacity
+        ohms = self._r_ref * resistance_factor(self.temperature + 273.15, soc, self._activation)
+        r1 = self._r1_share * ohms
+        tau = np.where(self.real, r1 * self._c1, 1.0)
+        self._e = np.exp(-dt / tau)
+        self._a = tau * (1.0 - self._e) / dt
+        self._r1e = r1 * (1.0 - self._e)
+        self._b0 = ohms - r1 + r1 * (1.0 - self._a)
+        self._half_c1 = np.where(self.real, self._c1 / (2.0 * dt), 0.0)
+        self._k = self._gain * (dt / 7200.0)  # grid positions moved by 1 A in half a step
+        self._e_th = np.exp(-dt / self._thermal_time)
+        self._to_ambient = self.ambient * (1.0 - self._e_th)
+        # a constant heat over the step ends at R_th (1 - e) of it; R_th = thermal time / C
+        self._heat_k = self._thermal_time / self._heat_capacity * (1.0 - self._e_th)
+        self._dt, self._age = dt, 0.0
+        self._balance()
+        kept = self.charge - self.bleed * ((REFRESH_S + dt) / 3600.0)  # what is bled by the next look
+        for row, n in enumerate(self.sizes):
+            margin = 1e-9 * self.packs[row].capacity_ah  # rounding never leaves the OCV table
+            room = float((self.capacity - self.charge)[row, :n].min()) - margin
+            self.room[row] = max(room, 0.0)
+            self.reach[row] = max(float(kept[row, :n].min()) - margin, 0.0)
+
+    def _balance(self) -> None:
+        """Bleed the cells that are high and more than 5 mV ahead of the lowest of their pack."""
+        if not self._balance_current.any():
+            return
+        low = np.array(self.cell_min)[:, None]
+        ahead = (self.voltage > self._balance_voltage) & (self.voltage > low + 0.005) & self.real
+        # A voltage after a huge step says little: what is bled until the next look must be there.
+        ahead &= self.charge > self._balance_current * ((REFRESH_S + self._dt) / 3600.0)
+        np.multiply(ahead, self._balance_current, out=self.bleed)
+        self._bleeding = bool(ahead.any())
+
+    def step(self, powers: Sequence[float], dt: float) -> list[float]:
+        """Advance by `dt` s with `powers` (W, + = charging) at the terminals; returns A.
+
+        A current is cut where a cell would leave SoC 0..1 within the step.
+        """
+        self._age += dt
+        if dt != self._dt or self._age > REFRESH_S:
+            self._refresh(dt)
+        x, m, u, ab, w, y, v1 = self._x, self._m, self._u, self._ab, self._w, self._y, self._v1
+        np.multiply(self.charge, self._gain, out=x)
+        x += self._offset
+        np.copyto(self._index, x, casting='unsafe')
+        self._slope_table.take(self._index, out=m, mode='clip')
+        self._base_table.take(self._index, out=self._b, mode='clip')
+        x *= m
+        np.add(x, self._b, out=self._ocv)
+        np.multiply(self._a, v1, out=u)
+        np.add(self._ocv, u, out=ab[0])
+        np.multiply(m, self._k, out=self._mk)
+        for row, power in enumerate(powers):
+            self._eta[row, 0] = self._eta_down[row] if power > 0.0 else 1.0
+        np.multiply(self._mk, self._eta, out=ab[1])
+        ab[1] += self._b0
+        if self._bleeding:
+            np.add(self._b0, self._mk, out=w)
+            w *= self.bleed
+            ab[0] -= w
+        sums = np.add.reduce(ab, axis=2).tolist()
+        hours = dt / 3600.0
+        for row, (power, volts, ohms) in enumerate(zip(powers, sums[0], sums[1], strict=True)):
+            current = power_to_current(power, volts, ohms) if power else 0.0
+            eta = self._eta_down[row] if power > 0.0 else 1.0
+            moved = current * eta * hours
+            allowed = min(max(moved, -self.reach[row]), self.room[row])
+            if allowed != moved:
+                moved, current = allowed, allowed / (eta * hours)
+            self.room[row] -= moved
+            self.reach[row] += moved
+            self.current[row] = current
+            self.pack_voltage[row] = volts = volts + ohms * current
+            self.dc_energy[row] += volts * current * dt
+            self._i[row, 0], self._dq[row, 0] = current, moved
+            self._lossy[row, 0] = (1.0 - eta) * current
+        v = self.voltage
+        np.multiply(ab[1], self._i, out=v)
+        v += ab[0]
+        # heat (W) of each cell into w
+        inner: Array = np.subtract(self._i, self.bleed, out=y) if self._bleeding else self._i
+        np.multiply(self._b0, inner, out=w)
+        w += u
+        np.subtract(v, w, out=u)  # mean OCV
+        w *= inner
+        u *= self._lossy
+        w += u
+        np.multiply(self._r1e, inner, out=x)
+        if self._bleeding:
+            np.multiply(v, self.bleed, out=u)
+            w += u
+            self.charge -= self.bleed * hours
+        np.multiply(v1, self._e, out=u)
+        u += x  # new v1
+        np.subtract(v1, u, out=x)
+        v1 += u
+        x *= v1
+        x *= self._half_c1
+        w += x
+        v1[...] = u
+        self.charge += self._dq
+        t = self.temperature
+        t *= self._e_th
+        t += self._to_ambient
+        np.multiply(w, self._heat_k, out=x)
+        t += x
+        w *= dt
+        self.heat += w
+        self._extremes()
+        return self.current
+
+    def _extremes(self) -> None:
+        v = self.voltage
+        self.cell_max = np.maximum.reduce(v, axis=1).tolist()
+        low = v if self._no_cell is None else v + self._no_cell
+        self.cell_min = np.minimum.reduce(low, axis=1).tolist()
+        if self._dt == 0.0:
+            self.pack_voltage = np.add.reduce(v, axis=1).tolist()
+
+    def set_ambient(self, ambient: float) -> None:
+        """Change the ambient temperature (degC)."""
+        if not isfinite(ambient):
+            raise ValueError(f'ambient must be a finite number, not {ambient!r}')
+        self.ambient, self._dt = ambient, -1.0  # forces a refresh
+
+    def open_circuit(self) -> Array:
+        """OCV of every cell (V), 0 where a row is padded."""
+        x = self.charge * self._gain + self._offset
+        index = x.astype(np.intp)
+        return np.where(self.real, self._base_table[index] + self._slope_table[index] * x, 0.0)
+
+    def stored_energy(self, row: int) -> float:
+        """Energy (Wh) of a pack above SoC 0: the integral of OCV over charge, and what is in C1."""
+        n = self.sizes[row]
+        x = self.charge[row, :n] * self._gain[row, :n] + self._offset[row, :n]
+        index = x.astype(np.intp)
+        whole = self._base_table[index] + self._slope_table[index] * (index + x) / 2.0
+        volts = self._energy_table[index] + whole * (x - index)
+        rc = 0.5 * self._c1[row, :n] * self._v1[row, :n] ** 2
+        return float((volts / self._gain[row, :n]).sum() + rc.sum() / 3600.0)
+
+    def told_energy(self, row: int) -> tuple[float, float]:
+        """Energy now and when full (Wh) of a pack as if its cells were equal.
+
+        What a BMS can tell, and cheap; `stored_energy` is the exact sum (about 0.1 % apart).
+        """
+        n = self.sizes[row]
+        level = sum(self.charge[row, :n].tolist()) / self._full_charge[row]
+        curve = self._curves[row]
+        k = min(int(level * GRID), GRID - 1)
+        whole = curve[k] + (curve[k + 1] - curve[k]) * (level * GRID - k)
+        scale = self._full_charge[row] / GRID
+        return whole * scale, curve[GRID] * scale
+
+    @property
+    def balancing(self) -> bool:
+        """Whether any cell of any pack is being bled."""
+        return self._bleeding
+
+
+def relaxation(time_constant: float, dt: float) -> float:
+    """Share of a step response that is left after `dt` (s): exp(-dt / T), 0 for no lag."""
+    return exp(-dt / time_constant) if time_constant > 0.0 else 0.0

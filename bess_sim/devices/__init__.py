@@ -1,0 +1,1 @@
+"""Simulated devices, each in a process of its own."""

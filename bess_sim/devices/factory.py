@@ -1,0 +1,233 @@
+"""Simulated devices by kind. Another kind: `BUILDERS['my_kind'] = build`, a `Builder`.
+
+Device modules are imported when their kind is first built, so that a bench loads only what it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from bess_sim.control_server import Request, number
+from bess_sim.device_faults import DeviceFaults
+from bess_sim.plant_api import PlantApi
+from bess_sim.plant_config import DeviceConfig
+
+START_S = 5.0  # a device that does not listen after this has failed
+
+
+class RunningDevice(Protocol):
+    """A device that can be started in a process of its own."""
+
+    def start(self) -> str:
+        """Listen, and return the address. Raises OSError or ValueError."""
+
+    def stop(self) -> None:
+        """Stop listening."""
+
+    def check(self) -> None:
+        """Raise what has ended the device by itself, if anything has."""
+
+    def command(self, request: Request) -> Request:
+        """Requests of this kind beyond inject, clear and status. Raises ValueError."""
+
+
+Builder = Callable[[DeviceConfig, PlantApi, DeviceFaults], RunningDevice]
+
+
+class JbdDevice:
+    """A `JbdSimulator` at a link to a pseudo terminal."""
+
+    def __init__(self, simulator: Any, link: Path) -> None:
+        self._simulator, self._link = simulator, link
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def _serve(self) -> None:
+        try:
+            self._simulator.serve(str(self._link), self._stop)
+        except Exception as error:  # noqa: BLE001 - of whatever kind
+            self._failure = error  # raised by `check` in the main thread
+
+    def start(self) -> str:
+        """See `RunningDevice`."""
+        self._link.parent.mkdir(parents=True, exist_ok=True)
+        if self._link.is_symlink():
+            self._link.unlink()  # left over from a bench that was killed
+        # Made here: a Thread that was made before a fork counts as ended after it.
+        self._thread = threading.Thread(target=self._serve, name='jbd', daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + START_S
+        while not self._link.is_symlink():
+            if not self._thread.is_alive():
+                raise OSError(f'{self._link}: {self._failure}')
+            if time.monotonic() > deadline:
+                raise OSError(f'{self._link} did not appear within {START_S} s')
+            time.sleep(0.002)
+        return f'serial:{self._link}'
+
+    def stop(self) -> None:
+        """See `RunningDevice`."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(START_S)
+
+    def check(self) -> None:
+        """See `RunningDevice`."""
+        if self._failure is not None:
+            raise self._failure
+
+    def command(self, request: Request) -> Request:
+        """See `RunningDevice`."""
+        if request['cmd'] == 'requests':
+            return {'requests': self._simulator.requests}
+        raise ValueError(f'unknown command {request["cmd"]!r}')
+
+
+class ModbusDevice:
+    """A register map behind Modbus TCP (`tcp://host:port`) or RTU (`serial:<link>`)."""
+
+    def __init__(
+        self, registers: Any, config: DeviceConfig, unit_id: int, faults: DeviceFaults
+    ) -> None:
+        from bess_sim.devices.modbus_server import ModbusDeviceServer, ModbusRtuServer
+
+        self.registers = registers
+        self._host, self._link = '', Path()
+        if config.address.startswith('serial:'):
+            self._link = link_path(config.address)
+            self._server: Any = ModbusRtuServer({unit_id: registers}, faults, self._link)
+        else:
+            self._host, port = tcp_address(config.address)
+            self._server = ModbusDeviceServer(
+                {unit_id: registers}, faults, host=self._host, port=port
+            )
+
+    def start(self) -> str:
+        """See `RunningDevice`."""
+        if not self._host:
+            self._link.parent.mkdir(parents=True, exist_ok=True)
+            self._server.start()
+            return f'serial:{self._link}'
+        self._server.start()
+        return f'tcp://{self._host}:{self._server.port}'
+
+    def stop(self) -> None:
+        """See `RunningDevice`."""
+        self._server.stop()
+
+    def check(self) -> None:
+        """See `RunningDevice`. The server answers its own errors and goes on."""
+
+    def command(self, request: Request) -> Request:
+        """`writes`; and `override_power` for meters. See `RunningDevice`."""
+        cmd = request['cmd']
+        if cmd == 'writes':
+            names = ('time', 'unit', 'address', 'values')
+            return {
+                'writes': [
+                    dict(zip(names, write, strict=True)) for write in list(self._server.writes)
+                ]
+            }
+        if cmd == 'override_power' and hasattr(self.registers, 'override_power'):
+            watts = None if request.get('value') is None else number(request, 'value', 0.0)
+            if watts is not None and not isfinite(watts):
+                raise ValueError('value must be finite')
+            self.registers.override_power(watts)
+            return {}
+        raise ValueError(f'unknown command {cmd!r}')
+
+
+def tcp_address(address: str) -> tuple[str, int]:
+    """Host and port of `tcp://host:port`. Raises ValueError."""
+    parts = urlsplit(address)
+    if parts.scheme != 'tcp' or not parts.hostname or parts.path or parts.port is None:
+        raise ValueError(f'address {address!r} is not tcp://host:port')
+    return parts.hostname, parts.port
+
+
+def link_path(address: str) -> Path:
+    """Path of `serial:<link path>`. Raises ValueError."""
+    if not address.startswith('serial:') or not address[7:]:
+        raise ValueError(f'address {address!r} is not serial:<link path>')
+    return Path(address[7:])
+
+
+def _options(config: DeviceConfig, **defaults: Any) -> dict[str, Any]:
+    """Options of a kind over their defaults, checked for name and type."""
+    for key, value in config.options.items():
+        if key not in defaults:
+            raise ValueError(
+                f'{config.kind}: unknown option {key!r}; known: {", ".join(defaults) or "none"}'
+            )
+        wanted = type(defaults[key])
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(
+            value, (int, float) if wanted is float else wanted
+        ):
+            raise ValueError(f'{config.kind}: {key} must be {wanted.__name__}, not {value!r}')
+    return {**defaults, **config.options}
+
+
+def _unit_of(config: DeviceConfig) -> str:
+    if not config.unit:
+        raise ValueError(f'{config.kind}: the key "unit" is missing')
+    return config.unit
+
+
+def _jbd(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.jbd import JbdSimulator
+
+    options = _options(config, name='JBD-SP16S020-SIM', baud=9600.0, echo_read=False)
+    return JbdDevice(
+        JbdSimulator(plant, _unit_of(config), faults, **options), link_path(config.address)
+    )
+
+
+def _sunspec_battery(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.sunspec import SunSpecBatterySimulator
+
+    options = _options(config, unit_id=1)
+    return ModbusDevice(
+        SunSpecBatterySimulator(plant, _unit_of(config)), config, options['unit_id'], faults
+    )
+
+
+def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.sunspec import SunSpecInverterSimulator
+
+    options = _options(config, unit_id=1, models='der')
+    registers = SunSpecInverterSimulator(plant, _unit_of(config), models=options['models'])
+    return ModbusDevice(registers, config, options['unit_id'], faults)
+
+
+def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.carlo_gavazzi import CarloGavazziSimulator
+
+    options = _options(config, unit_id=1, model='em340')
+    registers = CarloGavazziSimulator(plant, faults, model=options['model'])
+    return ModbusDevice(registers, config, options['unit_id'], faults)
+
+
+#: kind -> builder
+BUILDERS: dict[str, Builder] = {
+    'jbd': _jbd,
+    'sunspec_battery': _sunspec_battery,
+    'sunspec_inverter': _sunspec_inverter,
+    'carlo_gavazzi': _carlo_gavazzi,
+}
+
+
+def build(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    """A device of the kind that `config` names. Raises ValueError for a bad configuration."""
+    try:
+        builder = BUILDERS[config.kind]
+    except KeyError:
+        known = ', '.join(BUILDERS)
+        raise ValueError(f'unknown device kind {config.kind!r}; known: {known}') from None
+    return builder(config, plant, faults)

@@ -1,0 +1,49 @@
+"""The grid at the connection point: voltage and frequency with small mean-reverting variations."""
+
+from __future__ import annotations
+
+from math import exp, isnan, nan, sqrt
+
+import numpy as np
+
+from bess_sim.plant_config import GridConfig
+
+
+class Grid:
+    """Frequency (Hz) and phase voltages (V) as Ornstein-Uhlenbeck processes, exact for any step.
+
+    x' = mean + (x - mean) e + sigma sqrt(1 - e^2) n, e = exp(-dt / T), n standard normal
+    (Gillespie, Phys. Rev. E 54 (1996) 2084). `frequency_override` and `voltage_override` replace
+    them (NaN = none).
+    """
+
+    def __init__(self, config: GridConfig, rng: np.random.Generator) -> None:
+        self.config = config
+        self._rng = rng
+        self._noise: list[float] = []
+        self._deviation, self._swing = 0.0, 0.0
+        self._dt = self._keep = self._kick = 0.0
+        self.frequency_override = self.voltage_override = nan
+        self.frequency = config.frequency
+        self.voltage = (config.voltage,) * 3
+
+    def step(self, dt: float, phase_power: tuple[float, float, float]) -> None:
+        """Advance by `dt` s; an import of `phase_power` (W) lowers the voltage by the impedance."""
+        config = self.config
+        if dt != self._dt:
+            self._dt, self._keep = dt, exp(-dt / config.noise_time)
+            self._kick = sqrt(1.0 - self._keep**2)
+        if len(self._noise) < 2:
+            self._noise = self._rng.standard_normal(2048).tolist()
+        keep, kick = self._keep, self._kick
+        self._deviation = self._deviation * keep + config.frequency_noise * kick * self._noise.pop()
+        self._swing = self._swing * keep + config.voltage_noise * kick * self._noise.pop()
+        override, mean = self.frequency_override, config.frequency
+        self.frequency = mean + self._deviation if isnan(override) else override
+        volts = self.voltage_override
+        if not isnan(volts):
+            self.voltage = (volts, volts, volts)
+            return
+        volts, drop = config.voltage + self._swing, config.impedance / config.voltage
+        a, b, c = phase_power
+        self.voltage = (volts - drop * a, volts - drop * b, volts - drop * c)

@@ -1,0 +1,366 @@
+"""ROS shell of the dashboard: topics of the site into a `SiteView`, orders of users into services.
+
+Serves from configure to cleanup, also while the site sleeps: who stopped a site must be able to
+start it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from std_srvs.srv import Trigger
+
+from bess.msg import (
+    BatteryStatus,
+    CellArray,
+    DecisionTrace,
+    FaultArray,
+    InverterStatus,
+    MeterStatus,
+    SystemState,
+)
+from bess.srv import ClearFault, SetMode
+from bess_core import qos
+from bess_core.clock import join_stamp
+from bess_core.convert import site_time
+from bess_core.node import BessNode
+from bess_core.params import param
+from bess_core.ticker import Tick
+from bess_core.values import Severity
+from bess_telemetry.auth import AuthError, DashboardAuth
+from bess_telemetry.dashboard import DashboardServer
+from bess_telemetry.site_view import KINDS, SiteView, ViewLimits
+
+#: The same message more often than this is not looked at: the page shows one value per second.
+LEAST_INTERVAL = 0.2  # s
+
+
+@dataclass(frozen=True)
+class DashboardParams:
+    """Parameters of the dashboard node."""
+
+    host: str = param('127.0.0.1', '', 'address to listen on; 0.0.0.0 = reachable from the network')
+    port: int = param(8080, '', 'TCP port; 0 = the system chooses one', low=0, high=65535)
+    refresh: float = param(1.0, 's', 'time between updates of a page', low=0.2, high=10.0)
+    stale_after: float = param(
+        3.0, 's', 'age from which a value is shown grey', low=0.1, high=3600.0
+    )
+    invalid_after: float = param(
+        15.0, 's', 'age from which a value is shown as unknown', low=0.2, high=86400.0
+    )
+    call_timeout: float = param(
+        8.0, 's', 'longest wait for the answer of a service', low=0.1, high=60.0
+    )
+    grid_meter: str = param('', '', 'name of the meter at the grid connection; empty = by its name')
+    pv_meter: str = param('', '', 'name of the PV meter; empty = by its name')
+    house_meter: str = param('', '', 'name of the meter of the house; empty = by its name')
+
+
+@dataclass
+class _Call:
+    done: Future[tuple[bool, str]]
+    deadline: float  # s, site clock
+    name: str
+    send: Callable[[], bool]  # False: the service is not there yet
+    sent: bool = False
+
+
+class DashboardNode(BessNode):
+    """Web dashboard of one site. `url` is where it is; it is logged as event "dashboard" too."""
+
+    Params: ClassVar[type] = DashboardParams
+    role: ClassVar[str] = 'dashboard'
+
+    def on_bess_configure(self) -> None:
+        """Open the secrets, bind the port, begin to look for topics."""
+        p = self.params
+        self._actions = RosActions(self, p.call_timeout)
+        self._topics: dict[str, Any] = {}
+        self._taken: dict[tuple[str, str], float] = {}
+        limits = ViewLimits(stale_after=p.stale_after, invalid_after=p.invalid_after)
+        self.view = SiteView(
+            self.ctx.namespace.strip('/') or 'site',
+            clock=self.clock.now,
+            wall=self.clock.wall,
+            limits=limits,
+        )
+        self._describe_site()
+        try:
+            auth = DashboardAuth.open(self.ctx.state_dir, announce=self._password_made)
+        except AuthError as error:
+            self.raise_fault('dashboard.auth', Severity.ERROR, str(error))
+            raise
+        self.clear_fault('dashboard.auth')
+        self._server = DashboardServer(
+            self.view,
+            self._actions,
+            auth,
+            p.host,
+            p.port,
+            refresh=p.refresh,
+            action_timeout=p.call_timeout + 2.0,
+        )
+        self._server.start()
+        self.log.info('dashboard', url=self._server.url)
+        self._discover()
+        self.every(1.0, self._each_second)
+        self.every(0.25, lambda _: self._actions.tick())
+
+    def on_bess_activate(self) -> None:
+        """Active means that the port listens."""
+        self._check_server()
+
+    def on_bess_cleanup(self) -> None:
+        """Close the port, refuse what waits for an answer, drop all topics."""
+        server: DashboardServer | None = getattr(self, '_server', None)
+        if server is None:
+            return
+        del self._server
+        self._actions.close()
+        for subscription in self._topics.values():
+            self.destroy_subscription(subscription)
+        self._topics.clear()
+        server.stop()
+
+    @property
+    def url(self) -> str:
+        """Where the dashboard is, '' while it is not configured."""
+        server: DashboardServer | None = getattr(self, '_server', None)
+        return server.url if server else ''
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Key-values for /diagnostics."""
+        return {'url': self.url, 'topics': len(getattr(self, '_topics', ()))}
+
+    # ---- topics
+
+    def _discover(self) -> None:
+        """Subscribe to what is new under the site's namespace."""
+        prefix = self.ctx.namespace.rstrip('/') + '/'
+        for topic, types in self.get_topic_names_and_types():
+            if topic in self._topics or not topic.startswith(prefix):
+                continue
+            for type_name in types:
+                if type_name not in self._readers:
+                    continue
+                message_type, profile, take = self._readers[type_name]
+                name = topic.removeprefix(prefix).rpartition('/')[0] or topic.removeprefix(prefix)
+                self._topics[topic] = self.create_subscription(
+                    message_type, topic, partial(take, name), profile
+                )
+        state = self.ctx.topic('system_state')
+        if state in self._topics and not self.count_publishers(state):
+            self.view.update_state(None)
+
+    @property
+    def _readers(self) -> dict[str, tuple[Any, Any, Callable[[str, Any], None]]]:
+        view = self.view
+        return {
+            'bess/msg/BatteryStatus': (
+                BatteryStatus,
+                qos.MEASUREMENT,
+                self._decimated(view.update_battery),
+            ),
+            'bess/msg/CellArray': (CellArray, qos.MEASUREMENT, self._decimated(view.update_cells)),
+            'bess/msg/MeterStatus': (
+                MeterStatus,
+                qos.MEASUREMENT,
+                self._decimated(view.update_meter),
+            ),
+            'bess/msg/InverterStatus': (
+                InverterStatus,
+                qos.MEASUREMENT,
+                self._decimated(view.update_inverter),
+            ),
+            'bess/msg/DecisionTrace': (DecisionTrace, qos.EVENT, self._take_trace),
+            'bess/msg/FaultArray': (FaultArray, qos.FAULTS, self._take_faults),
+            'bess/msg/SystemState': (SystemState, qos.STATE, self._take_state),
+        }
+
+    def _decimated(
+        self, update: Callable[[str, dict[str, Any]], None]
+    ) -> Callable[[str, Any], None]:
+        def take(name: str, message: Any) -> None:
+            if self._due(type(message).__name__, name):
+                update(name, self._values(message))
+
+        return take
+
+    def _due(self, kind: str, name: str) -> bool:
+        now = self.clock.now()
+        if now - self._taken.get((kind, name), -LEAST_INTERVAL) < LEAST_INTERVAL:
+            return False
+        self._taken[kind, name] = now
+        return True
+
+    def _take_trace(self, _: str, message: Any) -> None:
+        if self._due('trace', message.battery):
+            self.view.update_trace(self._values(message))
+
+    def _take_faults(self, _: str, message: Any) -> None:
+        self.view.update_faults(message.source, [plain(f) for f in message.faults])
+
+    def _take_state(self, _: str, message: Any) -> None:
+        # Only changes are published, so that the stamp is a moment, not an age.
+        self.view.update_state(plain(message) | {'time': _wall(message.header.stamp)})
+
+    def _values(self, message: Any) -> dict[str, Any]:
+        return plain(message) | {'time': site_time(self.clock, message.header.stamp)}
+
+    # ---- periodic work
+
+    def _each_second(self, _: Tick) -> None:
+        self._discover()
+        self.view.record()
+        self._check_server()
+        self.progress += 1
+
+    def _check_server(self) -> None:
+        failure = self._server.failure
+        if failure is not None:
+            text = f'no web pages: {type(failure).__name__}: {failure}'
+            self.raise_fault('dashboard.server', Severity.ERROR, text)
+        else:
+            self.clear_fault('dashboard.server')
+
+    # ---- the site file
+
+    def _describe_site(self) -> None:
+        p = self.params
+        for name, role in ((p.grid_meter, 'grid'), (p.pv_meter, 'pv'), (p.house_meter, 'house')):
+            if name:
+                self.view.describe(name, role)
+        specs = self.ctx.site.nodes if self.ctx.site is not None else ()
+        for name, kind in battery_kinds(specs).items():
+            self.view.describe(name, kind)
+        self.view.update_modes(s.name for s in specs if s.role == 'mode')
+
+    def _password_made(self, _password: str, path: Path) -> None:
+        # The password itself stays out of the log; who may read the state directory finds it.
+        self.log.warning('dashboard password generated', file=str(path))
+
+
+def battery_kinds(specs: Iterable[Any]) -> dict[str, str]:
+    """Kind of each battery by name, from the nodes of a site file (`name`, `type`, `refs`).
+
+    What a unit or a pack is made of is a bare pack; its power is already in the unit.
+    """
+    listed = list(specs)
+    kinds = {s.name: s.type for s in listed if s.type in KINDS}
+    for whole in listed:
+        if whole.type in ('unit', 'pack'):
+            for part in whole.refs:
+                kinds.setdefault(part, 'pack')
+    return kinds
+
+
+def plain(message: Any) -> dict[str, Any]:
+    """Fields of a message as plain values without header: stamps in epoch s, arrays as lists."""
+    fields = message.get_fields_and_field_types()
+    return {name: _plain(getattr(message, name)) for name in fields if name != 'header'}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, 'nanosec'):
+        return _wall(value)
+    if hasattr(value, 'get_fields_and_field_types'):
+        return plain(value)
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    return [_plain(v) for v in (value.tolist() if hasattr(value, 'tolist') else value)]
+
+
+def _wall(stamp: Any) -> float:
+    return join_stamp(stamp.sec, stamp.nanosec) if stamp.sec or stamp.nanosec else float('nan')
+
+
+class RosActions:
+    """Orders of users as service calls: asked in the web thread, called in the executor thread."""
+
+    def __init__(self, node: BessNode, timeout: float) -> None:
+        self._node = node
+        self._timeout = timeout  # s
+        self._service_clients: dict[str, Any] = {}
+        self._calls: list[_Call] = []
+
+    def start(self) -> Future[tuple[bool, str]]:
+        """Ask the site to run."""
+        return self._call(Trigger, 'site/start', Trigger.Request())
+
+    def stop(self) -> Future[tuple[bool, str]]:
+        """Ask the site to sleep."""
+        return self._call(Trigger, 'site/stop', Trigger.Request())
+
+    def set_mode(self, name: str) -> Future[tuple[bool, str]]:
+        """Ask for another control mode; '' = none."""
+        return self._call(SetMode, 'site/set_mode', SetMode.Request(mode=name))
+
+    def clear_fault(self, source: str, fault_id: str) -> Future[tuple[bool, str]]:
+        """Ask a node to clear a latched fault."""
+        return self._call(ClearFault, f'{source}/clear_fault', ClearFault.Request(id=fault_id))
+
+    def _call(self, kind: Any, name: str, request: Any) -> Future[tuple[bool, str]]:
+        done: Future[tuple[bool, str]] = Future()
+        done.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only answered
+        self._node.ctx.post(lambda: self._send(kind, name, request, done))
+        return done
+
+    def _send(self, kind: Any, name: str, request: Any, done: Future[tuple[bool, str]]) -> None:
+        try:
+            topic = self._node.ctx.topic(name)
+            if topic not in self._service_clients:
+                self._service_clients[topic] = self._node.create_client(kind, topic)
+            client = self._service_clients[topic]
+            call = _Call(
+                done,
+                self._node.clock.now() + self._timeout,
+                topic,
+                lambda: self._ask(client, request, call),
+            )
+            self._calls.append(call)
+            self.tick()
+        except Exception as error:
+            self._node.log.exception('order failed', service=name)
+            done.set_result((False, f'{type(error).__name__}: {error}'))
+
+    def _ask(self, client: Any, request: Any, call: _Call) -> bool:
+        if not client.service_is_ready():
+            return False
+        client.call_async(request).add_done_callback(partial(self._answered, call))
+        return True
+
+    def _answered(self, call: _Call, answer: Any) -> None:
+        if call.done.done():
+            return
+        if answer.exception() is not None:
+            call.done.set_result((False, str(answer.exception())))
+            return
+        result = answer.result()
+        accepted = result.accepted if hasattr(result, 'accepted') else result.success
+        call.done.set_result((bool(accepted), str(result.message)))
+
+    def tick(self) -> None:
+        """Send what waits for its service to appear, give up what waits too long."""
+        now = self._node.clock.now()
+        for call in self._calls:
+            if not call.sent and not call.done.done():
+                call.sent = call.send()
+            if now > call.deadline and not call.done.done():
+                why = 'did not answer' if call.sent else 'is not there'
+                call.done.set_result((False, f'{call.name} {why} within {self._timeout:g} s'))
+        self._calls = [c for c in self._calls if not c.done.done()]
+
+    def close(self) -> None:
+        """Answer everybody who waits, and drop the clients."""
+        for call in self._calls:
+            if not call.done.done():
+                call.done.set_result((False, 'the dashboard is being stopped'))
+        self._calls.clear()
+        for client in self._service_clients.values():
+            self._node.destroy_client(client)
+        self._service_clients.clear()

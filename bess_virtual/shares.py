@@ -1,0 +1,181 @@
+"""Shares of a partition, and the policies that spread a source over its children. Pure functions.
+
+Children are ordered: index 0 is the top, the last one the bottom.
+
+* proportional: strict fractions of whatever the source has.
+* tranche: surplus goes to the top first, a deficit is taken from the bottom first.
+* reserved: surplus and deficit both go to the bottom first, so the upper children are dependable.
+
+Powers in W, energies in Wh, + = charging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import fsum, isfinite
+
+SUM_TOLERANCE = 1e-6
+
+
+class Policy(Enum):
+    """How a surplus or deficit of the source is spread over the children."""
+
+    PROPORTIONAL = 'proportional'
+    TRANCHE = 'tranche'
+    RESERVED = 'reserved'
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One child's fractions (0..1) of the source's energy and of its power in each direction."""
+
+    energy: float
+    charge: float
+    discharge: float
+
+    @classmethod
+    def equal(cls, fraction: float) -> Share:
+        """The same fraction of everything."""
+        return cls(fraction, fraction, fraction)
+
+
+def validate(names: Sequence[str], shares: Sequence[Share]) -> list[str]:
+    """What is wrong with the shares, in words; empty when nothing is. Order does not matter."""
+    problems: list[str] = []
+    if not names:
+        problems.append('a partition needs at least one child')
+    if len(names) != len(shares):
+        problems.append(f'{len(names)} children but {len(shares)} shares')
+        return problems
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        problems.append(f'child {name!r} is listed more than once')
+    for column in ('energy', 'charge', 'discharge'):
+        values = [float(getattr(s, column)) for s in shares]
+        bad = [(n, v) for n, v in zip(names, values, strict=True) if not (isfinite(v) and v >= 0)]
+        problems += [f'{column} share of {n!r} is {v}, allowed: 0 to 1' for n, v in bad]
+        if values and not bad and abs(fsum(values) - 1) > SUM_TOLERANCE:
+            problems.append(f'{column} shares add up to {fsum(values):.9g}, must be 1')
+    return problems
+
+
+def spread_limit(policy: Policy, fractions: Sequence[float], expected: Sequence[float],
+                 total: float) -> list[float]:
+    """Each child's part of a limit (capacity or power) of the source, which is `total` >= 0 now.
+
+    `expected` are the children's absolute parts at creation. The sum is `total` (for tranche and
+    reserved exactly as far as rounding allows, whatever the fractions).
+    """
+    if policy is Policy.PROPORTIONAL:
+        return [f * total for f in fractions]
+    parts = list(expected)
+    surplus = total - fsum(parts)
+    if surplus >= 0:
+        parts[0 if policy is Policy.TRANCHE else -1] += surplus
+        return parts
+    return _take(parts, -surplus)
+
+
+def spread_energy(policy: Policy, fractions: Sequence[float], ledger: Sequence[float],
+                  full: Sequence[float], total: float) -> tuple[list[float], float]:
+    """Each child's part of the stored energy `total` >= 0, from its ledger; and what fits nowhere.
+
+    0 <= part <= full for each child, and parts + unassigned = total.
+    """
+    held = [min(max(e, 0.0), f) for e, f in zip(ledger, full, strict=True)]
+    if policy is Policy.PROPORTIONAL:
+        return _scale(fractions, held, full, total)
+    delta = total - fsum(held)
+    if delta < 0:
+        return _take(held, -delta), 0.0
+    order = range(len(held)) if policy is Policy.TRANCHE else range(len(held) - 1, -1, -1)
+    for i in order:
+        added = min(delta, full[i] - held[i])
+        held[i] += added
+        delta -= added
+    return held, delta
+
+
+def _take(parts: Sequence[float], deficit: float) -> list[float]:
+    """Take a deficit from the bottom upwards; stops at zero."""
+    result = list(parts)
+    for i in range(len(result) - 1, -1, -1):
+        taken = min(deficit, result[i])
+        result[i] -= taken
+        deficit -= taken
+    return result
+
+
+def _scale(fractions: Sequence[float], held: Sequence[float], full: Sequence[float],
+           total: float) -> tuple[list[float], float]:
+    """In proportion to what each holds (to the fractions when nobody holds anything), capped by `full`."""
+    if total >= fsum(full):
+        return list(full), total - fsum(full)
+    weights = list(held) if fsum(held) >= 1e-6 else list(fractions)
+    parts = [0.0] * len(held)
+    rest = total
+    open_ = [i for i, w in enumerate(weights) if w > 0]
+    while open_:
+        level = rest / fsum(weights[i] for i in open_)
+        capped = [i for i in open_ if weights[i] * level > full[i]]
+        if not capped:
+            for i in open_:
+                parts[i] = weights[i] * level
+            return parts, 0.0
+        for i in capped:
+            parts[i] = full[i]
+            rest -= full[i]
+        open_ = [i for i in open_ if i not in capped]
+    # Those that held something are full: the rest goes to the others by their free room.
+    room = [f - p for f, p in zip(full, parts, strict=True)]
+    level = rest / fsum(room)
+    return [p + r * level for p, r in zip(parts, room, strict=True)], 0.0
+
+
+def attribute(policy: Policy, requests: Sequence[float], delivered: float,
+              charge_limits: Sequence[float], discharge_limits: Sequence[float],
+              fractions: Sequence[float]) -> list[float]:
+    """Whose power the delivered source power was. The parts always add up to `delivered`.
+
+    Whenever feasible no part exceeds its request or turns its sign: a residual is first taken off
+    the requests that go the other way (requests +20 and -10 with 19 delivered: +20 and -1). Only
+    what remains beyond all requests in the direction of `delivered` is added on top: in proportion to
+    the requests (proportional), else child by child up to its limit; what nobody asked for at all
+    follows `fractions`.
+
+    The order of tranche: a residual > 0 (less discharge or more charge than asked) from the top
+    down, one < 0 from the bottom up. Reserved: always from the bottom up.
+    """
+    parts = [float(r) for r in requests]
+    residual = delivered - fsum(parts)
+    sign = 1.0 if residual > 0 else -1.0
+    rest = abs(residual)
+    against = [max(-sign * r, 0.0) for r in parts]  # how far each can fall towards zero
+    available = fsum(against)
+    top_down = policy is Policy.TRANCHE and residual > 0
+    order = range(len(parts)) if top_down else range(len(parts) - 1, -1, -1)
+    if rest >= available:  # all opposite requests fall to zero
+        parts = [0.0 if a > 0 else p for a, p in zip(against, parts, strict=True)]
+        rest -= available
+    elif policy is Policy.PROPORTIONAL:
+        keep = (available - rest) / available
+        return [p * keep if a > 0 else p for a, p in zip(against, parts, strict=True)]
+    else:
+        for i in order:
+            taken = min(rest, against[i])
+            parts[i] += sign * taken
+            rest -= taken
+        return parts
+    if rest <= 0:
+        return parts
+    along = fsum(abs(p) for p in parts)
+    if policy is Policy.PROPORTIONAL and along > 0:
+        return [p + sign * rest * (abs(p) / along) for p in parts]
+    if policy is not Policy.PROPORTIONAL and along > 0:
+        limits = charge_limits if residual > 0 else discharge_limits
+        for i in order:
+            added = min(rest, max(limits[i] - abs(parts[i]), 0.0)) if parts[i] != 0 else 0.0
+            parts[i] += sign * added
+            rest -= added
+    return [p + sign * rest * f for p, f in zip(parts, fractions, strict=True)]

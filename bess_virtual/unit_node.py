@@ -1,0 +1,96 @@
+"""Unit node: a BMS and its converter as one logical battery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isnan, nan
+from typing import Any, ClassVar
+
+from bess.msg import BatteryStatus, InverterStatus
+from bess_core import qos
+from bess_core.convert import battery_from_msg, converter_from_msg
+from bess_core.params import param
+from bess_core.values import BatteryReading, ConverterReading
+
+from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .unit import Ages, UnitParams, dc_current_to_ac_power, merge
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitNodeParams(LogicalBatteryParams):
+    """A BMS and its converter together form one logical battery."""
+
+    bms: str = param(doc='node of the battery management system', ref='bms', owns=True)
+    converter: str = param(doc='node of the converter', ref='converter', owns=True)
+    bms_max_age: float = param(3.0, 's', 'older BMS values are STALE', low=0.1, high=3600.0)
+    bms_invalid_after: float = param(15.0, 's', 'older BMS values are INVALID', low=0.1, high=86400.0)
+    charge_efficiency: float = param(0.95, '', 'converter efficiency AC to DC', low=0.5, high=1.0)
+    discharge_efficiency: float = param(0.95, '', 'converter efficiency DC to AC', low=0.5, high=1.0)
+    max_charge_power: float = param(inf, 'W', 'configured limit, AC side', low=0.0)
+    max_discharge_power: float = param(inf, 'W', 'configured limit, AC side', low=0.0)
+    lease: float = param(2.0, 's', 'how long the converter keeps an order without a new one', low=0.1, high=60.0)
+
+
+class UnitNode(LogicalBatteryNode):
+    """See `UnitNodeParams`."""
+
+    Params: ClassVar[type] = UnitNodeParams
+
+    def configure_battery(self) -> None:
+        """Listen to both halves."""
+        p = self.params
+        self._bms = BatteryReading()
+        self._converter = ConverterReading()
+        self._ages = Ages(p.bms_max_age, p.bms_invalid_after, p.max_age, p.invalid_after)
+        self._unit = UnitParams(p.charge_efficiency, p.discharge_efficiency, p.max_charge_power,
+                                p.max_discharge_power)
+        self._sender = SetpointSender(self, p.converter, p.lease)
+        self._entities += [
+            self.create_subscription(BatteryStatus, self.ctx.topic(f'{p.bms}/status'), self._on_bms, qos.MEASUREMENT),
+            self.create_subscription(
+                InverterStatus, self.ctx.topic(f'{p.converter}/status'), self._on_converter, qos.MEASUREMENT),
+        ]
+
+    def cleanup_battery(self) -> None:
+        """Stop sending."""
+        if hasattr(self, '_sender'):
+            self._sender.close()
+            del self._sender
+
+    def _on_bms(self, message: BatteryStatus) -> None:
+        self._bms = battery_from_msg(message, self.clock)
+        self.changed()
+
+    def _on_converter(self, message: InverterStatus) -> None:
+        self._converter = converter_from_msg(message, self.clock)
+        self.changed()
+
+    def measure(self, now: float) -> BatteryReading:
+        """Both halves merged."""
+        return merge(self._bms, self._converter, now, self._ages, self._unit)
+
+    def power_of_current(self, current: float) -> float:
+        """AC power for a DC current at the battery's voltage."""
+        voltage = self.reading.voltage
+        if isnan(voltage):
+            return nan
+        p = self.params
+        return dc_current_to_ac_power(
+            current, voltage, p.charge_efficiency if current > 0 else p.discharge_efficiency)
+
+    def command(self, demand: Demand | None, now: float) -> None:
+        """Held to the unit's limits, on to the converter (whose own gate looks again)."""
+        if demand is None:
+            return
+        self._sender.send(limited(demand.power, self.reading), demand.reactive_power, now, demand.lease, demand.term)
+
+
+def limited(power: float, reading: BatteryReading) -> float:
+    """`power` (W) within the reading's present limits; an unknown limit allows nothing."""
+    limit = reading.max_charge_power if power > 0 else reading.max_discharge_power
+    if isnan(limit) or limit <= 0.0:
+        return 0.0
+    return min(power, limit) if power > 0 else max(power, -limit)
+
+
+__all__: list[Any] = ['UnitNode', 'UnitNodeParams', 'limited']
