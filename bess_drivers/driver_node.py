@@ -337,6 +337,7 @@ class ConverterDriverNode(DriverNode):
             self.get_name())
         self._ordered = (nan, nan)  # last written (W, var)
         self._refused = ''
+        self._stopping = False
         self._output: Any = None
         self._subscriptions_own = [self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint,
                                                             qos.SETPOINT)]
@@ -358,9 +359,8 @@ class ConverterDriverNode(DriverNode):
             device = self._client.device
             if self._ordered[0] == self._ordered[0]:  # something was written since the start
                 self._client.orders.pop('power', None)
+                self._stopping = True  # no order of the gate overtakes the release
                 self.order('stop', device.stop, self._on_stopped)  # type: ignore[attr-defined]
-                self._gate.written(0.0, nan, self.clock.now())
-                self._ordered = (0.0, nan)
 
     def on_bess_cleanup(self) -> None:
         """Let the device go."""
@@ -408,7 +408,7 @@ class ConverterDriverNode(DriverNode):
         out = self._gate.tick(now)
         self._output = out
         self.sync_alarms(out.alarms, 'gate')
-        if not out.write or self._client is None:
+        if not out.write or self._client is None or self._stopping:
             return
         if 'power' in self._client.orders and self._ordered == (out.power, out.reactive_power):
             return  # the same order already waits for the wire
@@ -427,11 +427,14 @@ class ConverterDriverNode(DriverNode):
                    now + lease)
 
     def _on_stopped(self, error: DeviceError | None) -> None:
+        self._stopping = False
         if error is None:
+            self._ordered = (0.0, nan)
+            self._gate.written(0.0, nan, self.clock.now())
             self.clear_fault('converter.stop')
             self.log.info('converter released at zero')
         else:
-            # The device's own revert timer, armed with each order, is the second net.
+            # The gate repeats zero until it is written; the device's own revert timer is the second net.
             self.raise_fault('converter.stop', Severity.ERROR, f'stop not confirmed: {error}')
 
     def publish(self) -> None:
@@ -481,7 +484,7 @@ _SHELLS: dict[Role, type[DriverNode]] = {
 @cache
 def node_type(device_class: Any) -> type[DriverNode]:
     """Node class for a device class: the shell of its role with both sets of parameters."""
-    shell = _SHELLS[device_class.role]
+    shell = _SHELLS[Role(device_class.role)]
     params = merge(f'{device_class.__name__}NodeParams', shell.Shell, device_class.Params)
     return type(f'{device_class.__name__}Node', (shell,), {
         '__doc__': f'Driver node of {device_class.__name__}.', 'DeviceClass': device_class, 'Params': params})

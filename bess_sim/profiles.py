@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from math import ceil, isfinite, pi
 from pathlib import Path
@@ -29,6 +29,16 @@ from bess_sim.plant_config import HouseConfig, PlantConfig, PvConfig, parse_star
 
 DAY = 86_400
 MAX_ROWS = 5_000_000
+
+
+class CsvReader(Protocol):
+    """What `csv.reader` returns."""
+
+    line_num: int
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+    def __next__(self) -> list[str]: ...
 
 
 class Profile(Protocol):
@@ -132,7 +142,7 @@ def read_csv(
 
 
 def _read_rows(
-    reader, path: str, time: str, value: str
+    reader: CsvReader, path: str, time: str, value: str
 ) -> tuple[list[float], list[float], datetime | None]:
     try:
         header = [name.strip() for name in next(reader, [])]

@@ -270,12 +270,12 @@ class _Site:
 
         return HTTPConnection(scope).cookies.get(self._auth.cookie_name)
 
-    async def _health(self, request: Request) -> Response:
+    async def _health(self, _: Request) -> Response:
         from starlette.responses import JSONResponse
 
         return JSONResponse({'ok': True})
 
-    async def _favicon(self, request: Request) -> Response:
+    async def _favicon(self, _: Request) -> Response:
         from starlette.responses import Response
 
         return Response(FAVICON, media_type='image/svg+xml')

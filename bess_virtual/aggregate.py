@@ -115,8 +115,7 @@ def combine(
             reasons.append(f'{label}: {m.blocked}')
         elif isnan(m.energy) or isnan(m.headroom):
             reasons.append(f'{label}: energy not known, not counted')
-        for text in m.reading.limit_reasons:
-            reasons.append(f'{label}: {text}')
+        reasons += [f'{label}: {text}' for text in m.reading.limit_reasons]
 
     discharge = _limit('discharge', limit, labels, views, reasons)
     charge = _limit('charge', limit, labels, views, reasons)
@@ -188,7 +187,7 @@ def split(
         _weights([m.energy for m in views], [m.discharge_power for m in views]),
         [-m.discharge_power for m in views],
         [m.charge_power for m in views],
-        minimum,
+        exclusion=minimum,
         running=running,
     )
 

@@ -38,8 +38,8 @@ def allocate(
     weight_discharge: ArrayLike,
     low: ArrayLike,
     high: ArrayLike,
-    exclusion: ArrayLike | None = None,
     *,
+    exclusion: ArrayLike | None = None,
     running: ArrayLike | None = None,
     hysteresis: float = 0.2,
 ) -> Allocation:
@@ -87,7 +87,7 @@ def allocate(
         if flags is not None and flags.shape != caps.shape:
             raise ValueError(f'limits and running differ: {caps.shape} and {flags.shape}')
         magnitudes, granted = _fill_above_minimum(
-            abs(power), weights, caps, minimum, flags, hysteresis)
+            abs(power), weights, caps, minimum, running=flags, hysteresis=hysteresis)
     residual = abs(power) - granted
     reason = '' if residual == 0 else _shortfall(power, granted, float(caps.sum()))
     # + 0.0 turns -0.0 into 0.0
@@ -159,7 +159,7 @@ def _fill_between(
 
 def _fill_above_minimum(
     power: float, weights: FloatArray, caps: FloatArray, minimum: FloatArray,
-    running: BoolArray | None, hysteresis: float,
+    *, running: BoolArray | None, hysteresis: float,
 ) -> tuple[FloatArray, float]:
     """Water-filling in which every member has either 0 or at least its minimum."""
     able = (caps > 0) & (minimum <= caps)

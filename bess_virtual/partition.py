@@ -220,7 +220,7 @@ class Partition:
     def _attribute(self, requests: Sequence[float], delivered: float) -> list[float]:
         return attribute(
             self.policy, requests, delivered, [c.charge_power for c in self._children],
-            [c.discharge_power for c in self._children], self._energy)
+            [c.discharge_power for c in self._children], fractions=self._energy)
 
     def _book(self, parts: Sequence[float], power: float, hours: float) -> None:
         """Steps 1 to 3 of the accounting."""

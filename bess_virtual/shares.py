@@ -49,8 +49,8 @@ def validate(names: Sequence[str], shares: Sequence[Share]) -> list[str]:
     if len(names) != len(shares):
         problems.append(f'{len(names)} children but {len(shares)} shares')
         return problems
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        problems.append(f'child {name!r} is listed more than once')
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    problems += [f'child {name!r} is listed more than once' for name in repeated]
     for column in ('energy', 'charge', 'discharge'):
         values = [float(getattr(s, column)) for s in shares]
         bad = [(n, v) for n, v in zip(names, values, strict=True) if not (isfinite(v) and v >= 0)]
@@ -134,7 +134,7 @@ def _scale(fractions: Sequence[float], held: Sequence[float], full: Sequence[flo
 
 
 def attribute(policy: Policy, requests: Sequence[float], delivered: float,
-              charge_limits: Sequence[float], discharge_limits: Sequence[float],
+              charge_limits: Sequence[float], discharge_limits: Sequence[float], *,
               fractions: Sequence[float]) -> list[float]:
     """Whose power the delivered source power was. The parts always add up to `delivered`.
 

@@ -192,10 +192,9 @@ def _jbd(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> Running
 def _sunspec_battery(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.sunspec import SunSpecBatterySimulator
 
-    options = _options(config, unit_id=1)
-    return ModbusDevice(
-        SunSpecBatterySimulator(plant, _unit_of(config)), config, options['unit_id'], faults
-    )
+    options = _options(config, unit_id=1, sign=1)
+    registers = SunSpecBatterySimulator(plant, _unit_of(config), sign=options['sign'])
+    return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
 def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:

@@ -19,6 +19,8 @@ import yaml
 
 from bess_sim.bench import run_bench
 from bess_sim.control_client import ControlError, DeviceControl
+from bess_sim.devices.sunspec import SunSpecInverterSimulator
+from bess_sim.plant_api import StaticPlant
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,6 +153,39 @@ def test_devices_listen_and_the_world_answers(start) -> None:
         passed = second['monotonic'] - first['monotonic']
         assert second['time'] - first['time'] == pytest.approx(10.0 * passed, rel=0.2)
         assert set(second['units']['a']) == {'pack', 'inverter', 'energy'}
+
+
+def write_registers(address: str, start: int, values: list[int], unit: int = 1) -> None:
+    host, port = address.removeprefix('tcp://').split(':')
+    body = struct.pack(f'>BBHHB{len(values)}H', unit, 16, start, len(values), 2 * len(values), *values)
+    with socket.create_connection((host, int(port)), timeout=2.0) as connection:
+        connection.sendall(struct.pack('>HHH', 9, 0, len(body)) + body)
+        answer = connection.recv(300)
+    assert answer[7] == 16, f'exception: {answer!r}'
+
+
+def test_a_setpoint_travels_from_its_register_to_the_meter(start) -> None:
+    devices = {
+        'inverter': {'kind': 'sunspec_inverter', 'unit': 'a'},
+        'battery': {'kind': 'sunspec_battery', 'unit': 'a', 'sign': -1},
+        'meter': {'kind': 'carlo_gavazzi'},
+    }
+    bench = start(devices=devices)
+    state = bench.ready()['devices']
+    assert len({device['pid'] for device in state.values()}) == 3
+    image = SunSpecInverterSimulator(StaticPlant(), 'a', background=False).image
+    power, enable = (40_000 + image.point(704, name).index for name in ('WSet', 'WSetEna'))
+    raw = list(struct.unpack('>HH', struct.pack('>i', 2000)))  # + = export
+    write_registers(state['inverter']['address'], power, raw)
+    write_registers(state['inverter']['address'], enable, [1])
+    wait_for(
+        lambda: meter_power(state['meter']['address']) == pytest.approx(-2000.0, abs=1.0), 'export'
+    )
+    writes = bench.control('inverter').writes()
+    assert [write['address'] for write in writes] == [power, enable]
+    assert writes[0]['values'] == raw and writes[0]['time'] <= time.monotonic()
+    pack = bench.control('world').sample()['units']['a']['pack']
+    assert -2200.0 < pack['voltage'] * pack['current'] < -2000.0
 
 
 def test_device_faults_come_and_go(start) -> None:

@@ -104,6 +104,9 @@ def test_one_odd_member_never_blocks_the_others(odd, reason):
     assert a.max_discharge_power == 3000
     assert a.quality is Quality.OK
     assert any(text.startswith('odd: ') and reason in text for text in a.limit_reasons)
+    if a.members_usable == 1:  # said once
+        assert [text for text in a.limit_reasons if text.startswith('odd: ')] == a.limit_reasons
+        assert len(a.limit_reasons) == 1
     assert not isnan(a.voltage) and not isnan(a.energy) and not isnan(a.soc)
     assert a.time <= 99.5 and a.members == 2
     powers = split(-2500, [good, odd], **AGES).powers

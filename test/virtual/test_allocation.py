@@ -101,7 +101,7 @@ def test_minimum_power_against_all_subsets(magnitude, sign, members):
     w, caps, minimum = (np.array(column) for column in zip(*members, strict=True))
     power = sign * magnitude
     low, high = (np.zeros(w.size), caps) if sign > 0 else (-caps, np.zeros(w.size))
-    a = allocate(power, w, w, low, high, minimum)
+    a = allocate(power, w, w, low, high, exclusion=minimum)
     p = a.powers * sign
     assert np.all(p >= 0)
     assert np.all((p == 0) | (p >= minimum * (1 - 1e-9)))
@@ -127,7 +127,7 @@ def test_minimum_power_with_many_members(power, n, seed):
     rng = np.random.default_rng(seed)
     w, caps = rng.uniform(1, 100, n), rng.uniform(100, 1000, n)
     minimum = caps * rng.uniform(0, 0.3, n)
-    a = allocate(power, w, w, -caps, caps, minimum)
+    a = allocate(power, w, w, -caps, caps, exclusion=minimum)
     assert np.all((a.powers == 0) | (a.powers >= minimum * (1 - 1e-9)))
     assert a.powers.sum() == pytest.approx(a.granted, rel=1e-9, abs=1e-12)
     assert a.granted <= power * (1 + 1e-12)
@@ -157,21 +157,22 @@ def test_published_cases(power, energies, low, expected):
     (1999, [999.5, 999.5], 1999),
 ])
 def test_exclusion_of_two_equal_members(power, expected, granted):
-    a = allocate(power, [5, 5], [5, 5], [-1000, -1000], [1000, 1000], [100, 100])
+    a = allocate(power, [5, 5], [5, 5], [-1000, -1000], [1000, 1000], exclusion=[100, 100])
     assert a.powers.tolist() == expected
     assert a.granted == granted
     assert a.residual == power - granted
 
 
 def test_nearest_reachable_below_the_request_in_a_gap():
-    a = allocate(150, [1] * 40, [1] * 40, [-120] * 40, [120] * 40, [100] * 40)
+    a = allocate(150, [1] * 40, [1] * 40, [-120] * 40, [120] * 40, exclusion=[100] * 40)
     assert a.granted == 120 and np.count_nonzero(a.powers) == 1
     assert 'minimum' in a.reason
 
 
 def test_running_set_is_kept_until_clearly_above_the_minimum():
     def count(power, running):
-        a = allocate(power, [1] * 3, [1] * 3, [-1000] * 3, [1000] * 3, [100] * 3, running=running)
+        a = allocate(power, [1] * 3, [1] * 3, [-1000] * 3, [1000] * 3, exclusion=[100] * 3,
+                     running=running)
         assert a.granted == power
         return (a.powers > 0).tolist()
 
@@ -191,7 +192,7 @@ def test_odd_input():
     assert allocate(10, [1, 1], [1, 1], [-9, -9], [nan, 9]).powers.tolist() == [0, 9]
     assert allocate(10, [1, 1], [1, 1], [3, -9], [inf, 4]).powers.tolist() == [6, 4]
     assert allocate(-10, [1, 1], [1, 1], [3, -inf], [9, 9]).powers.tolist() == [0, -10]
-    assert allocate(10, [1, 1], [1, 1], [0, 0], [inf, inf], [20, 4]).powers.tolist() == [0, 10]
+    assert allocate(10, [1, 1], [1, 1], [0, 0], [inf, inf], exclusion=[20, 4]).powers.tolist() == [0, 10]
     a = allocate(inf, [1, 1], [1, 1], [0, 0], [2, 3])
     assert a.powers.tolist() == [2, 3] and a.residual == inf
     with pytest.raises(ValueError, match='infinite'):

@@ -1,0 +1,48 @@
+# make run    a house with two batteries covers its own load (simulated devices, real protocols)
+# make test   everything proven
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STATE := $(CURDIR)/.run/home_demo
+export ROS_PYTHON_CHECK_FIELDS := 1
+
+.PHONY: help setup run test lint bench soak colcon wheel docs browser clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile; echo 'make setup|lint|bench|soak|colcon|wheel|docs|clean'
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+run: setup
+	@$(VENV)/bin/bess up home_demo --state $(STATE)
+
+browser:
+	@sh tools/ensure_browser.sh
+
+test: setup browser
+	@$(PY) -m pytest
+
+lint: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy bess_core bess_drivers bess_virtual bess_control bess_telemetry bess_sim
+	@$(PY) tools/check_rooms.py
+	@$(PY) tools/generate_docs.py --check
+
+bench: setup
+	@$(PY) -m bench
+
+soak: setup
+	@BESS_SOAK=1 $(PY) -m pytest -m "soak or not soak" --timeout 7200
+
+colcon: setup
+	@sh tools/check_colcon.sh
+
+wheel: setup
+	@sh tools/check_wheel.sh
+
+docs: setup
+	@$(PY) tools/generate_docs.py
+
+clean:
+	rm -rf build install log wheels .run $(VENV)

@@ -1,0 +1,300 @@
+"""What the commands share: arguments, one-line errors, a node on the graph, calls with a deadline."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from . import words
+
+TIMEOUT_S = 3.0
+QUIET_S = 0.3  # the graph is taken for complete when nothing new came for so long
+LOOK_S = 0.1  # period of looks at the graph
+SHOWN = 8  # names offered in an error
+_NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
+_HIDDEN_SERVICE = 'type_description_interfaces/srv/GetTypeDescription'
+
+
+class CliError(Exception):
+    """Ends a command with one line on stderr; code 1 = refused or not found, 2 = wrong use."""
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def add_command(commands: Any, name: str, short: str, text: str | None, examples: str,
+                run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    """Parser of a command with description and examples; errors of `run` become one line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=short, description=text, epilog=f'examples:\n{examples.rstrip()}',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    @functools.wraps(run)
+    def guarded(args: argparse.Namespace) -> int:
+        try:
+            return run(args)
+        except CliError as error:
+            print(f'bess {name}: {error}', file=sys.stderr)
+            return error.code
+
+    parser.set_defaults(run=guarded)
+    return parser
+
+
+def add_site(parser: argparse.ArgumentParser) -> None:
+    """`--site` and `--timeout`."""
+    parser.add_argument('--site', default='', metavar='NAME',
+                        help='site (ROS namespace), needed when several run')
+    add_timeout(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """`--timeout`."""
+    parser.add_argument('--timeout', type=seconds, default=TIMEOUT_S, metavar='S',
+                        help='longest wait for the graph and for an answer, s (default: %(default)g)')
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = 'the result as JSON') -> None:
+    """`--json`."""
+    parser.add_argument('--json', action='store_true', help=f'print {what}')
+
+
+def seconds(text: str) -> float:
+    """Duration as an argparse type, in s."""
+    try:
+        return words.duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text: str) -> float:
+    """A finite number above 0 as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
+    if not 0.0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is not a finite number above 0')
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 as an argparse type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
+    return int(text)
+
+
+def print_json(values: Any) -> None:
+    """One JSON value on one line."""
+    print(json.dumps(values), flush=True)
+
+
+def nearest(name: str, known: Iterable[str], limit: int = SHOWN) -> list[str]:
+    """The names most like `name`, the best first; some of `known` when none is alike."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
+    last = name.rsplit('/', 1)[-1]
+    close += [n for n in names if last and last in n and n not in close]
+    return (close or names)[:limit]
+
+
+def absolute(name: str) -> str:
+    """A ROS name with leading slash, '' stays. Raises `CliError` for what is no name."""
+    if not name:
+        return ''
+    if name != '/' and not _NAME.fullmatch(name):
+        raise CliError(f'{name!r} is not a ROS name (letters, digits, underscore, parts divided by /)', 2)
+    return '/' + name.strip('/')
+
+
+# -- the graph -----------------------------------------------------------------------------------
+
+
+def where() -> str:
+    """Where this process looks for sites, for errors."""
+    domain = os.environ.get('ROS_DOMAIN_ID') or '0'
+    reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    return f'ROS_DOMAIN_ID={domain}, discovery range {reach}'
+
+
+class Session:
+    """A node on the graph for the length of one command. Made by `open_session`."""
+
+    def __init__(self, runtime: Any, node: Any, timeout_s: float) -> None:
+        self.runtime, self.node, self.timeout = runtime, node, timeout_s
+
+    def until(self, done: Callable[[], Any], timeout_s: float | None = None) -> bool:
+        """Handle messages until `done()`; False at the deadline. Raises KeyboardInterrupt on a signal."""
+        wait = self.timeout if timeout_s is None else timeout_s
+        reached = self.runtime.spin_until(lambda: bool(done()), wait)
+        if self.runtime.stopped.done():
+            raise KeyboardInterrupt
+        return bool(reached)
+
+    def settle(self, ready: Callable[[], Any], seen: Callable[[], Any],
+               timeout_s: float | None = None, look: Callable[[], object] | None = None) -> bool:
+        """Until `ready()` holds and `seen()` did not change for a moment; False at the deadline.
+
+        `look` is called first and then every 0.1 s (discovery)."""
+        last: Any = object()
+        changed = looked = float('-inf')
+
+        def done() -> bool:
+            nonlocal last, changed, looked
+            now = time.monotonic()
+            if look is not None and now - looked >= LOOK_S:
+                looked = now
+                look()
+            current = seen()
+            if current != last:
+                last, changed = current, now
+            return bool(ready()) and now - changed >= QUIET_S
+
+        return self.until(done, timeout_s)
+
+    # -- sites and names
+
+    def sites(self) -> list[str]:
+        """Namespaces in which somebody publishes a system state or heartbeats now."""
+        found = set()
+        for topic, types in self.node.get_topic_names_and_types():
+            space, _, last = topic.rpartition('/')
+            fits = ((last == 'system_state' and 'bess/msg/SystemState' in types)
+                    or (last == 'heartbeat' and 'bess/msg/Heartbeat' in types))
+            if fits and space and self.node.count_publishers(topic):
+                found.add(space)
+        return sorted(found)
+
+    def site(self, given: str = '') -> str:
+        """Namespace of the site that is meant: the given one, or the only one that runs.
+
+        Raises `CliError` when there is none, or several and none was named."""
+        wanted = absolute(given)
+        if wanted:
+            if not self.until(lambda: wanted in self.sites()):
+                raise CliError(self._no_site(wanted))
+            return wanted
+        if not self.settle(self.sites, self.sites) and not self.sites():
+            raise CliError(self._no_site(''))
+        found = self.sites()
+        if len(found) != 1:
+            raise CliError(f'several sites run here, choose one with --site: {", ".join(found)}', 2)
+        return found[0]
+
+    def _no_site(self, wanted: str) -> str:
+        others = self.sites()
+        if wanted and others:
+            return f'no site {wanted} runs here; there is: {", ".join(others)}'
+        return f'no site{" " + wanted if wanted else ""} runs here ({where()})'
+
+    def full_name(self, name: str, site: str = '') -> str:
+        """Absolute name of a node or battery: as given with leading slash, else inside the site."""
+        if name.startswith('/'):
+            return absolute(name)
+        local = absolute(name)
+        return f'{self.site(site)}{local}'
+
+    def services(self, type_name: str = '') -> dict[str, str]:
+        """Services on the graph by name with their type, without those of ROS itself."""
+        return {name: types[0] for name, types in self.node.get_service_names_and_types()
+                if types[0] != _HIDDEN_SERVICE and (not type_name or type_name in types)}
+
+    # -- calls
+
+    def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None) -> Any:
+        """Answer of a service. Raises `CliError` when it is not there or does not answer in time."""
+        wait = self.timeout if deadline_s is None else deadline_s
+        client = self.node.create_client(kind, service)
+        try:
+            if not self.until(client.service_is_ready, wait):
+                raise CliError(self._absent(service, type_of(kind), wait))
+            future = client.call_async(request)
+            if not self.until(future.done, wait):
+                client.remove_pending_request(future)
+                raise CliError(f'{service}: no answer within {wait:g} s')
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def _absent(self, service: str, type_name: str, wait: float) -> str:
+        same = self.services(type_name)
+        other = self.services().get(service)
+        if other and service not in same:
+            return f'{service} is of type {other}, not {type_name}'
+        text = f'no service {service} within {wait:g} s'
+        if same:
+            # Only what differs matters to who typed it: the owner of the service, not its last part.
+            last = service.rsplit('/', 1)[-1]
+            owners = [n.rsplit('/', 1)[0] for n in same if n.endswith(f'/{last}')]
+            asked = service.rsplit('/', 1)[0]
+            return (f'{text}; {last} is offered by: {", ".join(nearest(asked, owners))}' if owners
+                    else f'{text}; close: {", ".join(nearest(service, same))}')
+        known = self.services()
+        return f'{text}; {"close: " + ", ".join(nearest(service, known)) if known else self._no_site("")}'
+
+
+def type_of(kind: Any) -> str:
+    """`bess/srv/GetStatus` of a service class, `std_msgs/msg/String` of a message class."""
+    package, folder = kind.__module__.split('.')[:2]
+    return f'{package}/{folder}/{kind.__name__}'
+
+
+@contextmanager
+def open_session(timeout_s: float = TIMEOUT_S, *, name: str = 'bess_cli') -> Iterator[Session]:
+    """A `Session`; the node is gone afterwards."""
+    from rclpy.node import Node
+
+    from ..runtime import Runtime
+
+    try:
+        runtime = Runtime()
+    except Exception as error:
+        raise CliError(f'ROS cannot be started ({where()}): {error}') from error
+    with runtime:
+        node = Node(f'{name}_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
+        runtime.executor.add_node(node)
+        try:
+            yield Session(runtime, node, timeout_s)
+        finally:
+            runtime.executor.remove_node(node)
+            node.destroy_node()
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """An object of another room. Raises `CliError` when it is not installed."""
+    from .. import plugins
+
+    try:
+        return plugins.load(group, name)
+    except plugins.PluginError as error:
+        raise CliError(str(error)) from error
+
+
+def accepted(ok: bool, text: str, *, json_values: dict[str, Any] | None = None) -> int:
+    """Print an answer (refusals on stderr unless JSON); exit code 0 or 1."""
+    if json_values is not None:
+        print_json(json_values)
+    else:
+        print(text, file=sys.stdout if ok else sys.stderr)
+    return 0 if ok else 1
+
+
+def glob_choice(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Names that fit one of the globs; all without globs."""
+    from fnmatch import fnmatchcase
+
+    return [n for n in names if not patterns or any(fnmatchcase(n, p) for p in patterns)]

@@ -1,0 +1,190 @@
+"""`bess sim`: the node graph of a site on simulated time, in lock-step with the physics.
+
+All nodes run in this process on one executor. Each step moves the physics on by one tick, then calls
+what is due, first what measures, then what decides, and lets all messages settle before going on. The
+middleware hands messages over synchronously within a process and the executor keeps their order, so
+a run is deterministic: the same site file and seed give the same result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from bess_core import plugins
+from bess_core.clock import SimClock
+from bess_core.container import Container
+from bess_core.runtime import Runtime
+from bess_core.site import NodeSpec, Site
+from bess_core.ticker import SimTicker
+
+from .plant import Plant
+from .plant_config import BenchConfig, parse_start
+from .plant_devices import bound
+
+TELEMETRY = ('recorder', 'dashboard')
+TOLERANCE_W, TOLERANCE = 50.0, 0.02
+VIOLATION_TICKS = 2  # beyond a limit for more ticks than order and answer take
+Progress = Callable[[float, float], None]
+
+#: Parameters that are durations, by what a slower tick means for them.
+_PERIODS = ('period', 'gate_period', 'tick_s', 'max_step_s')
+_AGES = ('lease', 'lease_s', 'max_age', 'max_meter_age_s', 'max_battery_age_s', 'longest_lease', 'max_bms_age',
+         'bms_max_age')
+_ENDS = ('invalid_after', 'battery_invalid_after_s', 'bms_invalid_after')
+
+
+def at_tick(parameters: Any, tick: float) -> Any:
+    """Parameters with periods of at least one tick and ages and leases that bear it."""
+    changes = {}
+    for f in fields(parameters):
+        value = getattr(parameters, f.name)
+        if not isinstance(value, float) or value <= 0.0:
+            continue
+        floor = tick if f.name in _PERIODS else 3 * tick if f.name in _AGES else 10 * tick if f.name in _ENDS else 0.0
+        if value < floor:
+            changes[f.name] = floor
+    return replace(parameters, **changes) if changes else parameters
+
+
+def simulated_specs(site: Site, plant: Plant, config: BenchConfig, tick: float) -> list[NodeSpec]:
+    """The nodes of a site with drivers that read the plant; without telemetry.
+
+    Raises ValueError for a driver that no simulated device stands in for.
+    """
+    shell = plugins.load('bess.shells', 'driver')
+    specs = []
+    for spec in site.nodes:
+        if spec.role in TELEMETRY:
+            continue
+        parameters = spec.params
+        cls = spec.cls
+        if hasattr(parameters, 'address'):
+            device = config.devices.get(spec.name)
+            if device is None:
+                known = ', '.join(config.devices) or 'none'
+                raise ValueError(f'{spec.name}: no simulated device of this name in simulation.devices; known: {known}')
+            cls = shell(bound(spec.role, plant))
+            values = {f.name: getattr(parameters, f.name) for f in fields(cls.Shell)}
+            parameters = cls.Params(**values, address=f'plant:{spec.name}', plant_unit=device.unit)
+        specs.append(replace(spec, cls=cls, params=at_tick(parameters, tick)))
+    return specs
+
+
+class Conductor:
+    """Runs the steps inside the executor."""
+
+    def __init__(self, runtime: Runtime, container: Container, plant: Plant, tick: float, end: float,
+                 progress: Progress | None, substeps: int = 1) -> None:
+        self._runtime, self._ctx, self._plant = runtime, container.ctx, plant
+        self._ticker: SimTicker = container.ticker
+        self._tick, self._end, self._progress = tick, end, progress
+        self._substeps = substeps
+        self._steps = self._run()
+        self._activity = -1
+        self.violations = 0
+        self._beyond: dict[str, int] = {}
+        self._batteries = [n for n in container.nodes if n.role == 'battery']
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin; `runtime.spin` returns when the end is reached."""
+        self._runtime.post(self._next)
+
+    def _next(self) -> None:
+        """Go on when nothing has happened since the last look, else look again behind what is queued."""
+        if self._ctx.activity == self._activity:
+            try:
+                next(self._steps)
+            except StopIteration:
+                self._runtime.stop()
+                return
+            except BaseException as error:  # noqa: BLE001 (handed to the caller of simulate)
+                self.error = error
+                self._runtime.stop()
+                return
+            self._activity = -1
+        else:
+            self._activity = self._ctx.activity
+        self._runtime.post(self._next)
+
+    def _run(self) -> Iterator[None]:
+        now = 0.0
+        steps = round(self._end / self._tick)
+        told = time.monotonic()
+        for k in range(1, steps + 1):
+            now = k * self._tick
+            for _ in range(self._substeps):
+                self._plant.step(self._tick / self._substeps)
+            while (due := self._ticker.next_due()) is not None and due[0] <= now + 1e-9:
+                self._ticker.run(*due)
+                yield
+            self._check()
+            if self._progress is not None and time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                self._progress(k / steps, now)
+
+    def _check(self) -> None:
+        for node in self._batteries:
+            r = node.reading
+            limit = r.max_charge_power if r.power > 0 else r.max_discharge_power
+            if isnan(r.power) or isnan(limit) or abs(r.power) <= limit * (1 + TOLERANCE) + TOLERANCE_W:
+                self._beyond.pop(node.get_name(), None)
+                continue
+            count = self._beyond[node.get_name()] = self._beyond.get(node.get_name(), 0) + 1
+            if count == VIOLATION_TICKS + 1:
+                self.violations += 1
+
+
+def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 1.0,
+             progress: Progress | None = None, ros_args: list[str] | None = None) -> dict[str, Any]:
+    """Run a site with a `simulation` section for so many simulated hours; the summary as plain values.
+
+    Raises ValueError for a site that cannot be simulated.
+    """
+    if not site.simulation:
+        raise ValueError(f'{site.path}: there is no section "simulation"')
+    if not (tick > 0 and hours > 0):
+        raise ValueError(f'tick ({tick} s) and hours ({hours} h) must be above 0')
+    config = BenchConfig.model_validate(dict(site.simulation))
+    plant = Plant(config)
+    start, _ = parse_start(config.start)
+    clock = SimClock(start.timestamp())
+    started = time.monotonic()
+    with Runtime(ros_args) as runtime:
+        container = Container(runtime, site, 'sim', state_dir, clock=clock, ticker=SimTicker(clock))
+        container.ctx.heartbeat_s = 0.0
+        container.ctx.diagnostics_s = 0.0
+        container.make(simulated_specs(site, plant, config, tick))
+        for transition in ('trigger_configure', 'trigger_activate'):
+            for node in container.nodes:
+                getattr(node, transition)()
+        conductor = Conductor(runtime, container, plant, tick, hours * 3600.0, progress)
+        conductor.start()
+        runtime.spin()
+        if conductor.error is not None:
+            raise conductor.error
+        wall = time.monotonic() - started
+        meter = plant.meter()
+        result = {
+            'nodes_active': sum(n.is_active for n in container.nodes),
+            'control_ticks': sum(n.progress for n in container.nodes if n.role == 'manager'),
+            'tick_jitter_p99_ms': None,
+            'limit_violations': conductor.violations,
+            'faults': sorted({f'{n.get_name()}/{r.id}' for n in container.nodes for r in n.faults.records}),
+            'energy_import_wh': round(meter.energy_import, 3),
+            'energy_export_wh': round(meter.energy_export, 3),
+            'soc': {n.get_name(): round(n.reading.soc, 6) for n in container.nodes if n.role == 'battery'},
+            'simulated_s': clock.now(),
+            'wall_s': round(wall, 2),
+            'speed': round(clock.now() / wall, 1),
+        }
+        container.close()
+    return result
+
+
+__all__ = ['Conductor', 'at_tick', 'simulate', 'simulated_specs']

@@ -1,0 +1,132 @@
+"""Devices without wires: the physics seen through the driver interface, for simulated time.
+
+On simulated time a day passes in minutes, far too fast for a serial line. The same driver nodes then
+read these classes instead of the protocol devices; everything above the wire is unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from typing import Any, ClassVar
+
+from bess_core.params import param
+from bess_core.values import BatteryReading, Contactor, ConverterReading, ConverterState, Identity, MeterReading, Mode
+
+from .plant_api import PlantApi
+
+IDLE_A = 0.05  # below this magnitude a pack counts as idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantDeviceParams:
+    """Parameters of a device without wires."""
+
+    address: str = param(doc='plant:<name of the simulated device>')
+    plant_unit: str = param('', doc='unit of the simulation; empty for the meter')
+
+
+class PlantDevice:
+    """Common part: there is nothing to open."""
+
+    Params: ClassVar[type] = PlantDeviceParams
+    plant: ClassVar[PlantApi]
+
+    def __init__(self, params: PlantDeviceParams, read_only: bool = False) -> None:
+        self.unit = params.plant_unit
+        self.read_only = read_only
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def identify(self) -> Identity:
+        """The simulation itself."""
+        return Identity('bess', 'simulated', self.unit)
+
+
+class PlantBattery(PlantDevice):
+    """A pack as its BMS tells it."""
+
+    role: ClassVar[str] = 'battery'
+
+    def read(self, now: float) -> BatteryReading:
+        """One snapshot."""
+        p = self.plant.pack(self.unit)
+        charge = p.max_charge_current if p.charge_switch else 0.0
+        discharge = p.max_discharge_current if p.discharge_switch else 0.0
+        low, high = min(p.cells), max(p.cells)
+        return BatteryReading(
+            time=now, newest=now,
+            mode=Mode.CHARGING if p.current > IDLE_A else Mode.DISCHARGING if p.current < -IDLE_A else Mode.IDLE,
+            contactor=_CONTACTOR[p.charge_switch, p.discharge_switch],
+            voltage=p.voltage, current=p.current, power=p.voltage * p.current, charge=p.charge,
+            charge_full=p.charge_full, energy=p.energy, energy_full=p.energy_full, max_charge_current=charge,
+            max_discharge_current=discharge, max_charge_power=charge * p.voltage,
+            max_discharge_power=discharge * p.voltage, soc=p.soc, soh=p.soh, temperature=max(p.temperatures),
+            temperature_min=min(p.temperatures), cell_voltage_min=low, cell_voltage_max=high,
+            cell_voltage_min_index=p.cells.index(low), cell_voltage_max_index=p.cells.index(high),
+            cells=p.cells, temperatures=p.temperatures, balancing=p.balancing)
+
+    def set_contactor(self, charge: bool, discharge: bool) -> None:
+        """Open or close the paths."""
+        self.plant.set_switches(self.unit, charge, discharge)
+
+
+_CONTACTOR = {
+    (True, True): Contactor.CLOSED, (True, False): Contactor.CHARGE_ONLY,
+    (False, True): Contactor.DISCHARGE_ONLY, (False, False): Contactor.OPEN,
+}
+
+
+class PlantConverter(PlantDevice):
+    """An inverter as it tells itself."""
+
+    role: ClassVar[str] = 'converter'
+
+    def read(self, now: float) -> ConverterReading:
+        """One snapshot."""
+        s = self.plant.inverter(self.unit)
+        return ConverterReading(
+            time=now, state=ConverterState.RUNNING if s.running else ConverterState.STANDBY, voltage=s.voltage,
+            active_power=s.active_power, reactive_power=s.reactive_power,
+            apparent_power=(s.active_power**2 + s.reactive_power**2) ** 0.5, frequency=s.frequency,
+            dc_voltage=s.dc_voltage, dc_current=s.dc_current, dc_power=s.dc_power, temperature=s.temperature,
+            max_charge_power=s.max_charge_power, max_discharge_power=s.max_discharge_power,
+            max_apparent_power=s.max_apparent_power, energy_import=s.energy_import, energy_export=s.energy_export)
+
+    def write_power(self, power: float, reactive_power: float, lease: float) -> None:
+        """Order a power; the last gate above keeps the lease on simulated time."""
+        del lease
+        self.plant.set_inverter(self.unit, power, 0.0 if reactive_power != reactive_power else reactive_power, nan)
+
+    def stop(self) -> None:
+        """Zero."""
+        self.plant.set_inverter(self.unit, 0.0, 0.0, nan)
+
+
+class PlantMeter(PlantDevice):
+    """The meter at the grid connection."""
+
+    role: ClassVar[str] = 'meter'
+
+    def read(self, now: float) -> MeterReading:
+        """One snapshot."""
+        s = self.plant.meter()
+        power = sum(s.phase_power)
+        return MeterReading(
+            time=now, voltage=s.voltage, phase_power=s.phase_power, active_power=power,
+            reactive_power=s.reactive_power, apparent_power=(power**2 + s.reactive_power**2) ** 0.5,
+            frequency=s.frequency, energy_import=s.energy_import, energy_export=s.energy_export)
+
+
+#: What stands in for a simulated device of a kind, by the role of its driver.
+BY_ROLE: dict[str, type[PlantDevice]] = {'bms': PlantBattery, 'converter': PlantConverter, 'meter': PlantMeter}
+
+
+def bound(role: str, plant: Any) -> type[PlantDevice]:
+    """Device class of a role that reads this plant."""
+    base = BY_ROLE[role]
+    return type(base.__name__, (base,), {'plant': plant, '__doc__': base.__doc__})

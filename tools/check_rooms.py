@@ -1,0 +1,62 @@
+"""Import rules between rooms: imports go down only, and pure modules never import rclpy."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {
+    'bess_core': set(),
+    'bess_drivers': {'bess_core'},
+    'bess_virtual': {'bess_core'},
+    'bess_control': {'bess_core', 'bess_virtual'},
+    'bess_telemetry': {'bess_core'},
+    'bess_sim': {'bess_core'},
+}
+#: Top-level modules of ROS: only *_node.py and bess_core may import them.
+ROS = {'rclpy', 'bess', 'std_msgs', 'sensor_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'std_srvs',
+       'builtin_interfaces', 'rcl_interfaces', 'rosgraph_msgs'}
+#: What must never be imported by our own code: GPL libraries, launch machinery outside launch/.
+NEVER = {'pyiec61850', 'launch', 'launch_ros', 'ros2cli'}
+
+
+def imports(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, module) of every absolute import, also inside functions."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.append((node.lineno, node.module))
+    return found
+
+
+def check(room: str, path: Path) -> list[str]:
+    """What breaks the rules in one file."""
+    problems = []
+    may_ros = room == 'bess_core' or path.name.endswith('_node.py')
+    for line, module in imports(ast.parse(path.read_text(encoding='utf-8'))):
+        top = module.split('.')[0]
+        where = f'{path.relative_to(ROOT)}:{line}'
+        if top in ALLOWED and top != room and top not in ALLOWED[room]:
+            problems.append(f'{where}: {room} must not import {top}')
+        if top in ROS and not may_ros:
+            problems.append(f'{where}: a pure module must not import {top} (only *_node.py may)')
+        if top in NEVER:
+            problems.append(f'{where}: {top} must not be imported here')
+        if room in ALLOWED and module.endswith('_node') and not may_ros:
+            problems.append(f'{where}: a pure module must not import {module}')
+    return problems
+
+
+def main() -> int:
+    """Exit code 1 with one line per broken rule."""
+    problems = [p for room in ALLOWED for file in sorted((ROOT / room).rglob('*.py')) for p in check(room, file)]
+    print('\n'.join(problems) or f'rooms: {len(ALLOWED)} rooms, imports go down only')
+    return 1 if problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
