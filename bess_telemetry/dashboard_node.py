@@ -36,6 +36,9 @@ from bess_telemetry.auth import AuthError, DashboardAuth
 from bess_telemetry.dashboard import DashboardServer
 from bess_telemetry.site_view import KINDS, SiteView, ViewLimits
 
+#: Node types whose name is not the kind that people see.
+TYPE_KINDS = {'partition_child': 'partition'}
+
 #: The same message more often than this is not looked at: the page shows one value per second.
 LEAST_INTERVAL = 0.2  # s
 
@@ -79,7 +82,9 @@ class DashboardNode(BessNode):
     def on_bess_configure(self) -> None:
         """Open the secrets, bind the port, begin to look for topics."""
         p = self.params
-        self._actions = RosActions(self, p.call_timeout)
+        specs = self.ctx.site.nodes if self.ctx.site is not None else ()
+        site_node = next((s.name for s in specs if s.role == 'site'), 'site')
+        self._actions = RosActions(self, p.call_timeout, site_node)
         self._topics: dict[str, Any] = {}
         self._taken: dict[tuple[str, str], float] = {}
         limits = ViewLimits(stale_after=p.stale_after, invalid_after=p.invalid_after)
@@ -107,6 +112,8 @@ class DashboardNode(BessNode):
         )
         self._server.start()
         self.log.info('dashboard', url=self._server.url)
+        self._url_file = self.ctx.state_dir / f'{self.get_name()}.url'  # `bess up` prints it
+        self._url_file.write_text(self._server.url + '\n')
         self._discover()
         self.every(1.0, self._each_second)
         self.every(0.25, lambda _: self._actions.tick())
@@ -121,6 +128,7 @@ class DashboardNode(BessNode):
         if server is None:
             return
         del self._server
+        self._url_file.unlink(missing_ok=True)
         self._actions.close()
         for subscription in self._topics.values():
             self.destroy_subscription(subscription)
@@ -251,7 +259,8 @@ def battery_kinds(specs: Iterable[Any]) -> dict[str, str]:
     What a unit or a pack is made of is a bare pack; its power is already in the unit.
     """
     listed = list(specs)
-    kinds = {s.name: s.type for s in listed if s.type in KINDS}
+    types = {s.name: TYPE_KINDS.get(s.type, s.type) for s in listed}
+    kinds = {name: kind for name, kind in types.items() if kind in KINDS}
     for whole in listed:
         if whole.type in ('unit', 'pack'):
             for part in whole.refs:
@@ -282,23 +291,24 @@ def _wall(stamp: Any) -> float:
 class RosActions:
     """Orders of users as service calls: asked in the web thread, called in the executor thread."""
 
-    def __init__(self, node: BessNode, timeout: float) -> None:
+    def __init__(self, node: BessNode, timeout: float, site: str = 'site') -> None:
         self._node = node
+        self._site = site  # name of the node that holds the state of the site
         self._timeout = timeout  # s
         self._service_clients: dict[str, Any] = {}
         self._calls: list[_Call] = []
 
     def start(self) -> Future[tuple[bool, str]]:
         """Ask the site to run."""
-        return self._call(Trigger, 'site/start', Trigger.Request())
+        return self._call(Trigger, f'{self._site}/start', Trigger.Request())
 
     def stop(self) -> Future[tuple[bool, str]]:
         """Ask the site to sleep."""
-        return self._call(Trigger, 'site/stop', Trigger.Request())
+        return self._call(Trigger, f'{self._site}/stop', Trigger.Request())
 
     def set_mode(self, name: str) -> Future[tuple[bool, str]]:
         """Ask for another control mode; '' = none."""
-        return self._call(SetMode, 'site/set_mode', SetMode.Request(mode=name))
+        return self._call(SetMode, f'{self._site}/set_mode', SetMode.Request(mode=name))
 
     def clear_fault(self, source: str, fault_id: str) -> Future[tuple[bool, str]]:
         """Ask a node to clear a latched fault."""

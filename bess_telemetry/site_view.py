@@ -151,7 +151,8 @@ class SiteView:
                 meter['role'] = self._meter_role(meter['name'], meters)
             batteries = self._all(self._batteries, now, wall)
             for battery in batteries:
-                battery['kind'] = self._kinds.get(battery['name'], 'battery')
+                kind = self._kinds.get(battery['name'])
+                battery['kind'] = kind if kind in KINDS else 'battery'
             batteries.sort(key=lambda b: (KINDS.index(b['kind']), b['name']))
             traces = self._all(self._traces, now, wall)
             for trace in traces:
@@ -191,8 +192,8 @@ class SiteView:
         return words.QUALITIES[min(2, max(said, aged, 0))]
 
     def _meter_role(self, name: str, meters: list[Values]) -> str:
-        role = self._kinds.get(name)
-        if role is None:
+        role = self._kinds.get(name, '')
+        if role not in METER_ROLES:
             role = meter_role(name)
             if role == 'other' and len(meters) == 1:
                 role = 'grid'  # a single meter of unspoken purpose stands at the connection point

@@ -190,10 +190,17 @@ def _jbd(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> Running
 
 
 def _sunspec_battery(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
-    from bess_sim.devices.sunspec import SunSpecBatterySimulator
+    from bess_sim.devices.sunspec import BatteryThresholds, SunSpecBatterySimulator
 
-    options = _options(config, unit_id=1, sign=1)
-    registers = SunSpecBatterySimulator(plant, _unit_of(config), sign=options['sign'])
+    usual = BatteryThresholds()
+    options = _options(
+        config, unit_id=1, sign=1, cell_over_voltage=usual.cell_high[1], cell_under_voltage=usual.cell_low[1]
+    )
+    high, low = options['cell_over_voltage'], options['cell_under_voltage']
+    thresholds = BatteryThresholds(cell_high=(high - 0.05, high), cell_low=(low + 0.3, low))
+    registers = SunSpecBatterySimulator(
+        plant, _unit_of(config), sign=options['sign'], thresholds=thresholds
+    )
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 

@@ -56,6 +56,7 @@ SPECS = (
     spec('inv1', 'sunspec_inverter', 'converter'),
     spec('garage', 'unit', 'battery', ('jbd1', 'inv1')),
     spec('all', 'aggregate', 'battery', ('garage',)),
+    spec('house', 'partition_child', 'battery', ('all',)),
     spec('self_consumption', 'self_consumption', 'mode'),
 )
 
@@ -242,6 +243,7 @@ def test_damaged_secrets_fail_configure_with_a_fault(bench: Bench, tmp_path: Pat
 def test_kinds_from_the_site_file() -> None:
     kinds = battery_kinds(SPECS)
     assert kinds['garage'] == 'unit' and kinds['all'] == 'aggregate' and kinds['jbd1'] == 'pack'
+    assert kinds['house'] == 'partition'
 
 
 def test_parameters_are_checked() -> None:

@@ -178,6 +178,12 @@ def test_the_role_of_a_meter(view: SiteView, clock: Time) -> None:
     assert view.snapshot()['meters'][0]['role'] == 'pv'
     with pytest.raises(ValueError, match='allowed'):
         view.describe('em24', 'windmill')
+    # A battery and a meter of one name: what the one is says nothing of the other.
+    view.describe('house', 'partition')
+    view.update_meter('house', {'time': clock.now, 'active_power': 1.0})
+    assert [m['role'] for m in view.snapshot()['meters']] == ['pv', 'house']
+    view.update_battery('em24', {'time': clock.now, 'power': 1.0})
+    assert battery(view, 'em24')['kind'] == 'battery'
 
 
 # ---- faults and traces

@@ -1,0 +1,34 @@
+"""`python -m bench [PART ...]`: measure, print, save. Parts: allocation, relay, site, day."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from .figures import RESULTS, save, table
+from .site import pin_domain
+
+PARTS = ('allocation', 'relay', 'site', 'day')
+
+
+def main() -> int:
+    """Exit code 0 when everything was measured; a goal that is not met is shown, not failed."""
+    parser = argparse.ArgumentParser(prog='bench', description=__doc__)
+    parser.add_argument('parts', nargs='*', choices=[*PARTS, []], help='what to measure (default: all)')
+    args = parser.parse_args()
+    os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
+    pin_domain()
+    figures = []
+    for part in args.parts or PARTS:
+        print(f'measuring {part} ...', file=sys.stderr, flush=True)
+        figures += importlib.import_module(f'bench.{part}').measure()
+    save(figures)
+    print(table(figures))
+    print(f'saved in {RESULTS}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""One figure: a name, a value with unit, and the goal it is held against."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name('results.json')
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value. `goal` is an upper bound in the same unit; None = for information."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without one."""
+        return None if self.goal is None else bool(self.value <= self.goal)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Value that `share` (0..1) of the values do not exceed. Raises ValueError for an empty list."""
+    if not values:
+        raise ValueError('no values')
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def save(figures: Iterable[Figure], path: Path = RESULTS) -> None:
+    """Write the list; figures of the file that were not measured this time are kept."""
+    measured = {f.name: {**asdict(f), 'met': f.met} for f in figures}
+    before = json.loads(path.read_text()) if path.exists() else []
+    kept = [entry for entry in before if entry['name'] not in measured]
+    path.write_text(json.dumps([*kept, *measured.values()], indent=1) + '\n')
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """Aligned text."""
+    rows = [
+        (f.name, f'{f.value:.4g}', f.unit, '' if f.goal is None else f'<= {f.goal:g}',
+         {True: 'met', False: 'NOT MET', None: ''}[f.met])
+        for f in figures
+    ]
+    header = ('figure', 'value', 'unit', 'goal', '')
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(5)]
+    return '\n'.join('  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])

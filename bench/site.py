@@ -1,0 +1,156 @@
+"""The whole demo site with its simulated devices: start, jitter, memory, meter step to inverter write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bess_core.supervisor import memory_pss_mb
+from bess_sim.control_client import DeviceControl
+
+from .figures import Figure, percentile
+
+SITE = Path(__file__).parent.parent / 'config' / 'sites' / 'home_demo.yaml'
+STEPS, STEP_W = 60, 1500.0
+CALM_S = 30.0
+METER_POLL_S, TICK_S, MARGIN_S = 0.1, 0.1, 0.030
+
+
+def free_port() -> int:
+    """A port that the system considers free now."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])
+
+
+def port_settings() -> list[str]:
+    """--set arguments that move every device and the dashboard of the demo site to free ports."""
+    words = []
+    for name in ('meter', 'inverter_a', 'bms_b', 'inverter_b'):
+        address = f'tcp://127.0.0.1:{free_port()}'
+        words += ['--set', f'nodes.{name}.address={address}', '--set', f'simulation.devices.{name}.address={address}']
+    return [*words, '--set', f'nodes.dashboard.port={free_port()}']
+
+
+def wait(condition: Any, timeout_s: float, what: str) -> Any:
+    """First true value of `condition()`. Raises RuntimeError at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise RuntimeError(f'{what}: not within {timeout_s} s')
+
+
+def log_events(state: Path, name: str) -> list[dict[str, Any]]:
+    """Lines of a log of the running site."""
+    file = state / 'log' / f'{name}.jsonl'
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def measure() -> list[Figure]:
+    """Figures of the running site."""
+    from bess_core.clock import Clock
+    from bess_core.observer import SiteObserver
+    from bess_core.runtime import Runtime
+    from bess_core.ticker import RealTicker
+    from rclpy.node import Node
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        started = time.monotonic()
+        site = subprocess.Popen(  # noqa: S603
+            [sys.executable, '-m', 'bess_core.cli.main', 'up', str(SITE), '--state', str(state), '--table', 'off',
+             '--json', *port_settings()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            wait(lambda: sum(e['event'] == 'nodes active' for e in log_events(state, 'supervisor')) >= 2, 30.0,
+                 'all nodes active')
+            active_s = time.monotonic() - started
+            with Runtime(signals=False) as runtime:
+                node = Node('bench', namespace='/home', start_parameter_services=False, enable_rosout=False)
+                runtime.executor.add_node(node)
+                ticker = RealTicker(Clock(), runtime.post)
+                ticks: list[tuple[int, float]] = []
+
+                def listen(_: str, message: Any) -> None:
+                    if type(message).__name__ == 'DecisionTrace':
+                        ticks.append((message.tick, message.jitter))
+
+                observer = SiteObserver(node, '/home', listener=listen)
+                ticker.every(0.2, lambda _: observer.discover() and None)
+                runtime.spin_until(lambda: len(ticks) > 20, 15.0)
+                ticks.clear()
+                runtime.spin_until(lambda: False, CALM_S)
+                calm = list(ticks)
+                pids = {e['process']: e['pid'] for e in log_events(state, 'supervisor') if e['event'] == 'process started'}
+                pss = memory_pss_mb(pids['control'])
+                delays = steps(state, runtime)
+                ticker.stop()
+                runtime.executor.remove_node(node)
+                node.destroy_node()
+        finally:
+            site.send_signal(signal.SIGINT)
+            output, _ = site.communicate(timeout=30)
+    summary = json.loads(output.strip().splitlines()[-1])
+    skipped = calm[-1][0] - calm[0][0] + 1 - len(calm)
+    expected = round(CALM_S / TICK_S)
+    lost = max(0, expected - len(calm) - 1)
+    return [
+        Figure('demo site: all nodes active after start', active_s, 's', 5.0),
+        Figure('demo site: memory of the control process (PSS)', pss, 'MB', 130.0),
+        Figure('control tick jitter, p99', percentile([j for _, j in calm], 0.99) * 1e3, 'ms', 5.0),
+        Figure('control tick jitter, max', max(j for _, j in calm) * 1e3, 'ms'),
+        Figure('control ticks skipped', float(max(skipped, lost)), 'ticks', 0.0),
+        Figure('meter step to inverter write, p99', percentile(delays, 0.99) * 1e3, 'ms',
+               (METER_POLL_S + TICK_S + MARGIN_S) * 1e3),
+        Figure('meter step to inverter write, median', percentile(delays, 0.5) * 1e3, 'ms'),
+        Figure('demo site: limit violations', float(summary['limit_violations']), '', 0.0),
+    ]
+
+
+def steps(state: Path, runtime: Any) -> list[float]:
+    """s from a step in the meter's register to the next different setpoint at the first inverter."""
+    meter = DeviceControl(state / 'sim' / 'meter.sock')
+    inverter = DeviceControl(state / 'sim' / 'inverter_a.sock')
+    delays = []
+    level = 200.0
+    for k in range(STEPS):
+        level = 200.0 + STEP_W * (k % 2)
+        # An odd pause, so that steps fall anywhere between two polls.
+        runtime.spin_until(lambda: False, 1.2 + 0.0137 * (k % 17))
+        last = setpoints(inverter)[-1:]
+        before = last[0][1] if last else None
+        at = time.monotonic()
+        meter.override_power(level)
+        def moved(at: float = at, before: Any = before) -> float:
+            return next((t for t, w in setpoints(inverter) if t > at and w != before), 0.0)
+        deadline = time.monotonic() + 3.0
+        while not (hit := moved()) and time.monotonic() < deadline:
+            runtime.spin_until(lambda: False, 0.02)
+        if hit:
+            delays.append(hit - at)
+    meter.override_power(None)
+    if len(delays) < 0.8 * STEPS:
+        raise RuntimeError(f'only {len(delays)} of {STEPS} steps reached the inverter')
+    return delays
+
+
+
+def setpoints(inverter: DeviceControl) -> list[tuple[float, tuple[int, ...]]]:
+    """(monotonic s, register values) of the WSet writes the device got (two registers)."""
+    return [(w[0], tuple(w[3])) for w in inverter.writes() if len(w[3]) == 2]
+
+
+def pin_domain() -> None:
+    """A DDS domain of this run's own."""
+    os.environ['ROS_DOMAIN_ID'] = str(60 + os.getpid() % 40)

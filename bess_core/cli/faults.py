@@ -1,0 +1,99 @@
+"""`bess faults`: list the faults of the running sites; clear latched ones whose cause is gone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .session import (
+    CliError,
+    Session,
+    absolute,
+    accepted,
+    add_command,
+    add_json,
+    add_site,
+    open_session,
+    print_json,
+    where,
+)
+
+EXAMPLES = """
+  bess faults                              all faults, the worst first
+  bess faults clear bms_a                  all latched faults of a node
+  bess faults clear bms_a jbd.cell_overvoltage
+A latched fault stays until it is cleared; clearing is refused while the cause is present.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, 'faults', 'list and clear faults', __doc__, EXAMPLES, run)
+    parser.add_argument('what', nargs='?', choices=['clear'], default=None, help='clear instead of list')
+    parser.add_argument('node', nargs='?', default='', metavar='NODE', help='node, e.g. bms_a or /home/bms_a')
+    parser.add_argument('id', nargs='?', default='', metavar='ID', help='fault id; all of the node without')
+    add_site(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 when refused or when no site runs here."""
+    if args.what == 'clear' and not args.node:
+        raise CliError('clear needs the name of a node', 2)
+    with open_session(args.timeout) as session:
+        return _clear(session, args) if args.what == 'clear' else _list(session, args)
+
+
+def collect(session: Session, site: str) -> list[tuple[str, Any]]:
+    """(site namespace, Fault) of one site or, with '', of all. Raises `CliError` without any site."""
+    from ..observer import SiteObserver
+
+    namespace = absolute(site)
+    sources: set[tuple[str, str]] = set()
+    observer = SiteObserver(session.node, namespace, ('bess/msg/FaultArray',),
+                            listener=lambda name, message: sources.add((name, message.source)))
+
+    def publishers() -> int:
+        return sum(session.node.count_publishers(topic)
+                   for topic, types in session.node.get_topic_names_and_types()
+                   if 'bess/msg/FaultArray' in types and topic.startswith(f'{namespace}/'))
+
+    session.settle(lambda: 0 < publishers() <= len(sources), lambda: (publishers(), len(sources)),
+                   look=observer.discover)
+    if not publishers() and not sources:
+        raise CliError(f'no site{" " + namespace if namespace else ""} runs here ({where()})')
+    return observer.faults
+
+
+def _list(session: Session, args: argparse.Namespace) -> int:
+    from .render import SEVERITY, plain, table
+    from .words import local
+
+    faults = collect(session, args.site)
+    if args.json:
+        print_json([{'site': site, 'severity_name': SEVERITY.get(f.severity, '?'), **plain(f)}
+                    for site, f in faults])
+        return 0
+    if not faults:
+        print('no faults')
+        return 0
+    rows = []
+    for site, f in faults:
+        state = 'active' if f.active else 'cause gone'
+        rows.append([SEVERITY.get(f.severity, '?'), f'{site}/{f.source}', f.id,
+                     local(f.since.sec + f.since.nanosec * 1e-9), str(f.count),
+                     state + (', latched' if f.latched else '')])
+    lines = table(['severity', 'node', 'id', 'since (local time)', 'times', 'state'], rows).split('\n')
+    print(lines[0])
+    for line, (_, fault) in zip(lines[1:], faults, strict=True):
+        print(f'{line}\n    {fault.text}')
+    return 0
+
+
+def _clear(session: Session, args: argparse.Namespace) -> int:
+    from bess.srv import ClearFault
+
+    node = session.full_name(args.node, args.site)
+    answer = session.call(f'{node}/clear_fault', ClearFault, ClearFault.Request(id=args.id))
+    values = {'node': node, 'id': args.id, 'accepted': answer.accepted, 'message': answer.message}
+    return accepted(answer.accepted, f'{node}: {answer.message}', json_values=values if args.json else None)
