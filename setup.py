@@ -16,7 +16,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent.resolve()
-PACKAGE = ET.parse(HERE / 'package.xml').getroot()  # noqa: S314 (our own file)
+PACKAGE = ET.parse(HERE / 'package.xml').getroot()
 NAME, VERSION = PACKAGE.findtext('name'), PACKAGE.findtext('version')
 EDITABLE = os.environ.get('BESS_EDITABLE') == '1'
 

@@ -23,6 +23,8 @@ ROUNDS, BATCH = 12, 100
 def measure() -> list[Figure]:
     """The ratios."""
     os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
+    from rclpy.node import Node
+
     from bess.msg import BatteryStatus, InverterStatus, PowerSetpoint
     from bess_core import qos
     from bess_core.clock import Clock
@@ -30,10 +32,9 @@ def measure() -> list[Figure]:
     from bess_core.convert import battery_to_msg, converter_to_msg, stamp
     from bess_core.runtime import Runtime
     from bess_core.ticker import RealTicker
-    from bess_core.values import BatteryReading, ConverterReading, ConverterState, Contactor, Mode, Quality
+    from bess_core.values import BatteryReading, Contactor, ConverterReading, ConverterState, Mode, Quality
     from bess_virtual.aggregate_node import AggregateNode, AggregateParams
     from bess_virtual.unit_node import UnitNode, UnitNodeParams
-    from rclpy.node import Node
 
     with Runtime(signals=False) as runtime, tempfile.TemporaryDirectory() as folder:
         clock = Clock()

@@ -60,16 +60,17 @@ def log_events(state: Path, name: str) -> list[dict[str, Any]]:
 
 def measure() -> list[Figure]:
     """Figures of the running site."""
+    from rclpy.node import Node
+
     from bess_core.clock import Clock
     from bess_core.observer import SiteObserver
     from bess_core.runtime import Runtime
     from bess_core.ticker import RealTicker
-    from rclpy.node import Node
 
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         started = time.monotonic()
-        site = subprocess.Popen(  # noqa: S603
+        site = subprocess.Popen(
             [sys.executable, '-m', 'bess_core.cli.main', 'up', str(SITE), '--state', str(state), '--table', 'off',
              '--json', *port_settings()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
@@ -147,8 +148,13 @@ def steps(state: Path, runtime: Any) -> list[float]:
 
 
 def setpoints(inverter: DeviceControl) -> list[tuple[float, tuple[int, ...]]]:
-    """(monotonic s, register values) of the WSet writes the device got (two registers)."""
-    return [(w[0], tuple(w[3])) for w in inverter.writes() if len(w[3]) == 2]
+    """(monotonic s, registers) of the WSet writes that the device got.
+
+    WSet of model 704 lies lowest of the registers that a steady order writes.
+    """
+    writes = inverter.writes()
+    address = min((w['address'] for w in writes if len(w['values']) == 2), default=0)
+    return [(w['time'], tuple(w['values'])) for w in writes if w['address'] == address and len(w['values']) == 2]
 
 
 def pin_domain() -> None:

@@ -23,7 +23,6 @@ from .proposals import Proposal, ProposalBook
 from .site_state import SiteState
 
 
-
 @dataclass(frozen=True)
 class PowerManagerNodeParams(PowerManagerParams):
     """Parameters of the power manager node."""

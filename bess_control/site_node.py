@@ -87,7 +87,7 @@ class SiteNode(BessNode):
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:
             self.destroy_publisher(self._state)
-            self._state = None
+            self._state = None  # type: ignore[assignment]
 
     # -- what happens ------------------------------------------------------------------------------
 

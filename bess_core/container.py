@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import log, site as site_module
+from . import log
+from . import site as site_module
 from .clock import Clock, SimClock
 from .context import NodeContext
 from .runtime import Runtime

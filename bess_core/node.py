@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')  # before the first message import
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
-from lifecycle_msgs.msg import State, Transition  # noqa: E402
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import State, Transition
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from bess.msg import Fault, FaultArray, Heartbeat  # noqa: E402
-from bess.srv import ClearFault  # noqa: E402
+from bess.msg import Fault, FaultArray, Heartbeat
+from bess.srv import ClearFault
 
-from . import log, params, qos  # noqa: E402
-from .context import NodeContext  # noqa: E402
-from .convert import wall_stamp  # noqa: E402
-from .faults import FaultEvent, FaultRegistry  # noqa: E402
-from .ticker import Handle, Tick  # noqa: E402
-from .values import Alarm, Severity  # noqa: E402
+from . import log, params, qos
+from .context import NodeContext
+from .convert import wall_stamp
+from .faults import FaultEvent, FaultRegistry
+from .ticker import Handle, Tick
+from .values import Alarm, Severity
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _LEVELS = {
@@ -37,6 +37,16 @@ _LEVELS = {
     Severity.ERROR: DiagnosticStatus.ERROR,
     Severity.CRITICAL: DiagnosticStatus.ERROR,
 }
+
+
+class _Slot:
+    """One request of a deferred service: answered before or after its callback returned."""
+
+    __slots__ = ('final', 'header')
+
+    def __init__(self) -> None:
+        self.final: Any = None
+        self.header: Any = None
 
 
 class BessNode(LifecycleNode):
@@ -107,7 +117,7 @@ class BessNode(LifecycleNode):
         """lifecycle_msgs/State id."""
         return int(self._state_machine.current_state[0])
 
-    def every(self, period_s: float, fn: Callable[[Tick], None], *, phase: int = 0) -> Handle:
+    def every(self, period_s: float, fn: Callable[[Tick], object], *, phase: int = 0) -> Handle:
         """Call `fn` on a fixed grid until cleanup, in every lifecycle state; phase 0 measures, 1 decides."""
         handle = self.ctx.ticker.every(period_s, partial(self._guarded, fn), phase=phase)
         self._handles.append(handle)
@@ -197,7 +207,9 @@ class BessNode(LifecycleNode):
             self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
             self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
 
-    def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
+    def create_service(  # type: ignore[override]
+        self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """As rclpy's, with an exception guard: the caller gets an empty answer, the site goes on."""
 
         def guarded(request: Any, response: Any) -> Any:
@@ -212,6 +224,47 @@ class BessNode(LifecycleNode):
                 return refused
 
         return super().create_service(srv_type, name, guarded, *args, **kwargs)
+
+    def create_deferred_service(
+        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None]
+    ) -> Any:
+        """A service whose answer may come later: `callback(request, answer)`, then `answer(response)` once.
+
+        For work that waits for a wire; the executor goes on meanwhile. Whoever takes `answer` must
+        call it in the executor thread, also when the work fails.
+        """
+        slots: dict[int, _Slot] = {}
+
+        def on_request(request: Any, response: Any) -> Any:
+            slot = slots[id(response)] = _Slot()
+
+            def answer(final: Any) -> None:
+                if slot.header is None:
+                    slot.final = final
+                else:
+                    send(final, slot.header)
+
+            try:
+                callback(request, answer)
+            except BaseException:
+                slot.final = response  # the guard of create_service fills it in
+                raise
+            return response
+
+        service = self.create_service(srv_type, name, on_request)
+        send = service.send_response
+
+        def send_response(response: Any, header: Any) -> None:
+            slot = slots.pop(id(response), None)
+            if slot is None:
+                send(response, header)
+            elif slot.final is not None:
+                send(slot.final, header)
+            else:
+                slot.header = header
+
+        service.send_response = send_response
+        return service
 
     def _on_clear_fault(self, request: ClearFault.Request, response: ClearFault.Response) -> ClearFault.Response:
         response.accepted, response.message, events = self.faults.clear(request.id)
@@ -287,7 +340,7 @@ class BessNode(LifecycleNode):
         self._handles.clear()
         self.on_bess_cleanup()
 
-    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
         # rclpy 7.1.6 lets a transition that is not possible in this state end the process
         # (ros2/rclpy#1209); refuse it here. The name is the mangled one of the mixin's private method.
         possible = {t[0] for t in self._state_machine.available_transitions}
@@ -295,7 +348,7 @@ class BessNode(LifecycleNode):
             self.log.warning('transition refused', transition=transition_id,
                              state=self._state_machine.current_state[1])
             return FAILURE
-        result = super()._LifecycleNodeMixin__change_state(transition_id)
+        result = super()._LifecycleNodeMixin__change_state(transition_id)  # type: ignore[misc]
         self.log.debug('lifecycle', state=self._state_machine.current_state[1])
         return result
 

@@ -134,8 +134,8 @@ def _convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
             continue
         try:
             out[spec.name] = _coerce(spec.type, value)
-        except TypeError:
-            problems.append(Problem(spec.name, f'{value!r} is not {_type_name(spec.type)}; allowed: {spec.allowed}'))
+        except (TypeError, OverflowError):  # a whole number can be too large for a float
+            problems.append(Problem(spec.name, f'{_short(value)} is not {_type_name(spec.type)}; allowed: {spec.allowed}'))
             continue
         if text := _range_problem(spec, out[spec.name]):
             problems.append(Problem(spec.name, text))
@@ -145,6 +145,14 @@ def _convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
         if s.required and s.name not in values
     ]
     return out, problems
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        return 'the number'
+    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def _range_problem(spec: Spec, value: Any) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')  # before the first message import
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 
-import rclpy  # noqa: E402
-from rclpy.experimental import EventsExecutor  # noqa: E402
-from rclpy.signals import SignalHandlerOptions  # noqa: E402
-from rclpy.task import Future  # noqa: E402
+import rclpy
+from rclpy.experimental import EventsExecutor  # type: ignore[attr-defined]
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 
 class Runtime:
@@ -77,7 +77,7 @@ class Runtime:
             return
         self._ended = True
         self.executor.shutdown()
-        rclpy.try_shutdown()
+        rclpy.try_shutdown()  # type: ignore[attr-defined]
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

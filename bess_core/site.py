@@ -10,16 +10,20 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from . import params, plugins
 from .params import Problem, param
 
-NAME = re.compile(r'^[A-Za-z][A-Za-z0-9_]*$')
+NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
+NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 1_000_000, 20, 100_000  # a hostile file must not cost memory or minutes
+NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
 NODE_KEYS = ('type', 'process', 'required')
 Path_ = tuple[Any, ...]
@@ -99,17 +103,31 @@ class SiteError(Exception):
         super().__init__('\n'.join(messages))
 
 
+class _TooMuch(Exception):
+    """More values than any site needs (aliases can multiply them); `path` is where it became too much."""
+
+    def __init__(self, path: Path_) -> None:
+        self.path = path
+        super().__init__()
+
+
 class _Reader:
     """YAML to plain values, remembering the line of every key."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.lines: dict[Path_, int] = {}
+        self.given: dict[Path_, str] = {}  # what did not come from the file: path -> where it came from
         self.messages: list[str] = []
+        self._values = 0
 
     def say(self, path: Path_, text: str, key: str = '') -> None:
         """Report a mistake at the line of `path` (or of its nearest known parent)."""
         full = (*path, key) if key else path
+        for given, source in self.given.items():
+            if full[: len(given)] == given or (full not in self.lines and given[: len(full)] == full):
+                self.messages.append(f'{source}: {".".join(map(str, full))}: {text}')
+                return
         where = full
         while where and where not in self.lines:
             where = where[:-1]
@@ -125,21 +143,39 @@ class _Reader:
             line = mark.line + 1 if mark else 1
             self.messages.append(f'{self.file}:{line}: not valid YAML: {error.problem or error.context}')
             return None
-        except yaml.YAMLError as error:
-            self.messages.append(f'{self.file}:1: not valid YAML: {error}')
+        except ReaderError as error:
+            line = text.count('\n', 0, error.position) + 1
+            self.messages.append(f'{self.file}:{line}: not text: character {error.character:#04x} is not allowed')
             return None
-        return None if root is None else self._plain(root, (), frozenset())
+        except RecursionError:
+            self.messages.append(f'{self.file}:1: nested too deeply; at most {MAX_DEPTH} levels are allowed')
+            return None
+        try:
+            return None if root is None else self._plain(root, (), frozenset())
+        except _TooMuch as error:
+            self.say(error.path[:1], f'more than {MAX_VALUES} values in the file; do its aliases multiply them?')
+            return None
 
     def _plain(self, node: yaml.Node, path: Path_, seen: frozenset[int]) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)
-        if id(node) in seen or len(path) > 20:
-            self.say(path, 'nested too deeply or refers to itself')
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise _TooMuch(path)
+        if id(node) in seen:
+            self.say(path, 'an alias that contains itself')
+            return None
+        if len(path) > MAX_DEPTH:
+            self.say(path[:3], f'nested too deeply; at most {MAX_DEPTH} levels are allowed')
             return None
         seen = seen | {id(node)}
         if isinstance(node, yaml.MappingNode):
             out: dict[Any, Any] = {}
             for key_node, value_node in node.value:
-                key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
+                if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == 'tag:yaml.org,2002:merge':
+                    self.lines[path] = key_node.start_mark.line + 1
+                    self.say(path, 'merge keys (<<) and keys that are lists or mappings are not allowed here')
+                    continue
+                key = self._scalar(key_node, path)
                 self.lines[(*path, key)] = key_node.start_mark.line + 1
                 if key in out:
                     self.say((*path, key), 'given twice')
@@ -147,13 +183,19 @@ class _Reader:
             return out
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*path, i), seen) for i, item in enumerate(node.value)]
-        return self._scalar(node)
+        return self._scalar(node, path)
 
-    @staticmethod
-    def _scalar(node: yaml.Node) -> Any:
-        value = yaml.SafeLoader('').construct_object(node)  # type: ignore[no-untyped-call]
+    def _scalar(self, node: yaml.ScalarNode, path: Path_) -> Any:
+        try:
+            value = yaml.SafeLoader('').construct_object(node)  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            # A date like 2026-13-45, a number of 5000 digits, a tag like !!python/object.
+            reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+            self.lines[path] = node.start_mark.line + 1
+            self.say(path, f'{str(node.value)[:40]!r} cannot be read: {reason}')
+            return None
         # YAML 1.1 reads 1e3 as text; everybody means the number.
-        if isinstance(value, str) and node.style is None and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
+        if isinstance(value, str) and getattr(node, 'style', None) is None and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
             return float(value)
         return value
 
@@ -161,14 +203,24 @@ class _Reader:
 def resolve_type(type_name: str) -> Any:
     """Node class of a type name: a node, a driver or a mode plug-in. Raises `plugins.PluginError`."""
     if type_name in plugins.available(plugins.NODES):
-        return plugins.load(plugins.NODES, type_name)
+        return _checked(plugins.load(plugins.NODES, type_name), type_name)
     for group, shell in ((plugins.DRIVERS, 'driver'), (plugins.MODES, 'mode')):
         if type_name in plugins.available(group):
-            return plugins.load('bess.shells', shell)(plugins.load(group, type_name))
+            make, part = plugins.load('bess.shells', shell), plugins.load(group, type_name)
+            try:
+                return _checked(make(part), type_name)
+            except (AttributeError, TypeError, ValueError, KeyError) as error:
+                raise plugins.PluginError(f'{group} {type_name!r} is not a {shell}: {error!r}') from error
     known = known_types()
     near = difflib.get_close_matches(type_name, known, n=1)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     raise plugins.PluginError(f'unknown type {type_name!r}{hint}; known: {", ".join(known)}')
+
+
+def _checked(cls: Any, type_name: str) -> Any:
+    if not is_dataclass(getattr(cls, 'Params', None)):
+        raise plugins.PluginError(f'type {type_name!r} ({cls!r}) has no parameter dataclass "Params"')
+    return cls
 
 
 def known_types() -> list[str]:
@@ -199,18 +251,33 @@ def site_folders() -> list[Path]:
         from ament_index_python.packages import get_package_share_directory
 
         folders.append(Path(get_package_share_directory('bess')) / 'config' / 'sites')
-    except (ImportError, LookupError):
+    except (ImportError, LookupError, OSError):  # OSError: AMENT_PREFIX_PATH is not set
         pass  # not an ament environment: the two folders above are all there is
     return [f for f in folders if f.is_dir()]
 
 
-def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None) -> Site:
-    """Read and check a site file. `overrides` are ``nodes.meter.address=tcp://...`` settings that win over
-    the file; `variables` replace ``${name}`` in texts. Raises `SiteError` with one message per mistake."""
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise SiteError([f'{path}: cannot be read: {error}']) from error
+        with path.open('rb') as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SiteError([f'{path}: cannot be read: {error.strerror or error}']) from error
+    if len(data) > MAX_BYTES:
+        raise SiteError([f'{path}: larger than {MAX_BYTES // 1000} kB, which is the most that is allowed'])
+    try:
+        return data.decode('utf-8')
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise SiteError([f'{path}:{line}: not UTF-8 text: {error.reason}']) from error
+
+
+def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
+         check_simulation: bool = False) -> Site:
+    """Read and check a site file. `overrides` are ``nodes.meter.address=tcp://...`` settings that win over
+    the file; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
+    section (by whoever simulates: entry point ``check`` of ``bess.simulation``). Raises `SiteError` with
+    one message per mistake."""
+    text = _text(path)
     reader = _Reader(str(path))
     raw = reader.read(text)
     if reader.messages:
@@ -225,17 +292,37 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
     site_params = _build(reader, SiteParams, raw.get('site') or {}, ('site',))
     specs = _nodes(reader, raw.get('nodes'))
-    simulation = raw.get('simulation') or {}
+    unusable = _names(raw.get('nodes')) - {s.name for s in specs}
+    simulation = {} if raw.get('simulation') is None else raw['simulation']
     if not isinstance(simulation, dict):
         reader.say(('simulation',), 'must be a mapping')
-    _check_references(reader, specs)
-    ordered = _order(reader, specs)
-    if site_params is not None and not NAME.match(site_params.name):
-        reader.say(('site', 'name'), f'{site_params.name!r} is not a ROS name (letters, digits, underscore)')
+    elif simulation and check_simulation:
+        _check_simulation(reader, simulation)
+    _check_references(reader, specs, unusable)
+    try:
+        ordered = _order(reader, specs)
+    except RecursionError:
+        reader.say(('nodes',), 'too many nodes refer to each other in one chain')
+    if site_params is not None:
+        if not NAME.match(site_params.name):
+            reader.say(('site', 'name'), f'{site_params.name!r} is not a ROS name; allowed: {NAME_RULE}')
+        if site_params.namespace and not NAMESPACE.match(site_params.namespace):
+            reader.say(('site', 'namespace'), f'{site_params.namespace!r} is not a ROS namespace; allowed: '
+                                              f'names with a leading slash, e.g. /home')
     if reader.messages:
         raise SiteError(reader.messages)
     assert site_params is not None
     return Site(path, site_params, tuple(ordered), simulation)
+
+
+def _check_simulation(reader: _Reader, simulation: dict[str, Any]) -> None:
+    if 'check' not in plugins.available('bess.simulation'):
+        return  # whoever simulates here checks it by itself when it starts
+    try:
+        for path, text in plugins.load('bess.simulation', 'check')(simulation):
+            reader.say(('simulation', *path), text)
+    except plugins.PluginError as error:
+        reader.say(('simulation',), str(error))
 
 
 def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
@@ -250,7 +337,12 @@ def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             reader.messages.append(f'--set {override}: {key!r} is not a mapping')
             return
-    target[keys[-1]] = _Reader('--set').read(value)
+    own = _Reader('')
+    plain = own.read(value)
+    reader.messages += [f'--set {override}: {message.split(": ", 1)[1]}' for message in own.messages]
+    if not own.messages:
+        target[keys[-1]] = plain
+        reader.given[tuple(keys)] = f'--set {override}'
 
 
 def _substitute(reader: _Reader, value: Any, variables: dict[str, str], path: Path_) -> Any:
@@ -287,7 +379,7 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
     for name, entry in raw.items():
         path = ('nodes', name)
         if not isinstance(name, str) or not NAME.match(name):
-            reader.say(path, f'{name!r} is not a ROS name (letters, digits, underscore; letter first)')
+            reader.say(path, f'{name!r} is not a ROS name; allowed: {NAME_RULE}')
             continue
         if not isinstance(entry, dict) or not isinstance(entry.get('type'), str):
             reader.say(path, f'needs a type; known: {", ".join(known_types())}')
@@ -299,7 +391,7 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
             continue
         process, required = entry.get('process', 'control'), entry.get('required', True)
         if not isinstance(process, str) or not NAME.match(process):
-            reader.say((*path, 'process'), f'{process!r} is not a name')
+            reader.say((*path, 'process'), f'{process!r} is not a name; allowed: {NAME_RULE}')
             continue
         if not isinstance(required, bool):
             reader.say((*path, 'required'), 'must be true or false')
@@ -307,14 +399,17 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
         built = _build(reader, cls.Params, {k: v for k, v in entry.items() if k not in NODE_KEYS}, path)
         if built is None:
             continue
+        if problem := getattr(cls, 'check', lambda _: '')(built):
+            reader.say(path, problem)
+            continue
         line = reader.lines.get(path, 0)
         out.append(NodeSpec(name, entry['type'], cls, built, process, required, _refs(built), line))
         for child in getattr(cls, 'expand', lambda *_: ())(name, built):
-            spec = NodeSpec(child[0], child[1], resolve_type(child[1]), child[2], process, required,
-                            _refs(child[2]), line)
-            if not NAME.match(spec.name):
-                reader.say(path, f'{spec.name!r} is not a ROS name')
-            out.append(spec)
+            if not isinstance(child[0], str) or not NAME.match(child[0]):
+                reader.say((*path, 'children', child[0]), f'{child[0]!r} is not a ROS name; allowed: {NAME_RULE}')
+                continue
+            out.append(NodeSpec(child[0], child[1], resolve_type(child[1]), child[2], process, required,
+                                _refs(child[2]), line))
     names: set[str] = set()
     for spec in out:
         if spec.name in names:
@@ -336,7 +431,15 @@ def _refs(built: Any) -> tuple[str, ...]:
     )
 
 
-def _check_references(reader: _Reader, specs: list[NodeSpec]) -> None:
+def _names(raw: Any) -> set[Any]:
+    """Names that the nodes of a file would have, also those that cannot be made."""
+    entries = raw if isinstance(raw, dict) else {}
+    children = [e.get('children') for e in entries.values() if isinstance(e, dict)]
+    return {*entries, *(name for c in children if isinstance(c, dict) for name in c)}
+
+
+def _check_references(reader: _Reader, specs: list[NodeSpec], unusable: set[Any]) -> None:
+    """Who refers to what. An `unusable` node has a message of its own already."""
     by_name = {s.name: s for s in specs}
     owners: dict[str, str] = {}
     addresses: dict[tuple[Any, Any], str] = {}
@@ -351,6 +454,8 @@ def _check_references(reader: _Reader, specs: list[NodeSpec]) -> None:
             for repeated in {n for n in names if names.count(n) > 1}:
                 reader.say(path, f'{repeated!r} is named twice')
             for name in dict.fromkeys(names):
+                if name in unusable:
+                    continue
                 other = by_name.get(name)
                 fitting = sorted(s.name for s in specs if s.role in role.split('|'))
                 if other is None:

@@ -139,7 +139,7 @@ class Supervisor:
             group.starts += 1
             group.last_seen = {}
             # An own session: Ctrl-C at the terminal reaches the supervisor only, which ends the groups in order.
-            group.process = subprocess.Popen(group.command, start_new_session=True)  # noqa: S603
+            group.process = subprocess.Popen(group.command, start_new_session=True)
         self.log.info('process started', process=group.name, pid=group.process.pid, start=group.starts)
 
     def _watch(self, group: Group) -> None:

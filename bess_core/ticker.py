@@ -30,9 +30,9 @@ class Tick:
 class Handle:
     """Work that repeats until `cancel`."""
 
-    __slots__ = ('period', 'fn', 'start', 'index', 'cancelled', 'queued', 'missed')
+    __slots__ = ('cancelled', 'fn', 'index', 'missed', 'period', 'queued', 'start')
 
-    def __init__(self, period: float, fn: Callable[[Tick], None], start: float) -> None:
+    def __init__(self, period: float, fn: Callable[[Tick], object], start: float) -> None:
         self.period, self.fn, self.start = period, fn, start
         self.index = 0
         self.cancelled = False
@@ -47,7 +47,7 @@ class Handle:
 class Ticker(Protocol):
     """Source of periodic calls in the executor thread."""
 
-    def every(self, period: float, fn: Callable[[Tick], None], *, phase: int = 0) -> Handle:
+    def every(self, period: float, fn: Callable[[Tick], object], *, phase: int = 0) -> Handle:
         """Call `fn` each `period` s on a fixed grid; grid points missed while busy are counted, not replayed.
 
         `phase` orders calls of the same moment on simulated time: 0 measures, 1 decides.
@@ -69,7 +69,7 @@ class RealTicker:
         self._thread = threading.Thread(target=self._run, name='ticker', daemon=True)
         self._thread.start()
 
-    def every(self, period: float, fn: Callable[[Tick], None], *, phase: int = 0) -> Handle:
+    def every(self, period: float, fn: Callable[[Tick], object], *, phase: int = 0) -> Handle:
         """See `Ticker`."""
         if not period > 0.0:
             raise ValueError(f'period must be above 0 s, not {period}')
@@ -130,7 +130,7 @@ class SimTicker:
         self._heap: list[tuple[float, int, int, Handle]] = []
         self._ids = itertools.count()
 
-    def every(self, period: float, fn: Callable[[Tick], None], *, phase: int = 0) -> Handle:
+    def every(self, period: float, fn: Callable[[Tick], object], *, phase: int = 0) -> Handle:
         """See `Ticker`."""
         if not period > 0.0:
             raise ValueError(f'period must be above 0 s, not {period}')

@@ -16,7 +16,7 @@ from typing import Any
 
 from bess_core.clock import Clock
 
-from .device import Counters, Device, DeviceError
+from .device import Counters, Device, DeviceError, NoAnswer
 
 Post = Callable[[Callable[[], None]], object]
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.25, 15.0
@@ -81,6 +81,12 @@ class InlineBus:
         if client.is_open:
             self._run_orders(client)
 
+    def poll_now(self, client: Client) -> None:
+        """Poll a device as soon as possible, whatever its period."""
+        with self._lock:
+            client.due = min(client.due, self._clock.now())
+        self.run_due()
+
     @property
     def empty(self) -> bool:
         """Whether no device is left."""
@@ -91,6 +97,8 @@ class InlineBus:
         for client in self._clients:
             if client.orders and client.is_open:
                 self._run_orders(client)
+            elif client.orders:
+                self._drop_expired(client)
         nxt = inf
         for client in sorted(self._clients, key=lambda c: c.due):
             if any(c.orders and c.is_open for c in self._clients):
@@ -129,7 +137,8 @@ class InlineBus:
             orders, client.orders = list(client.orders.values()), {}
         for order in orders:
             if self._clock.now() > order.expires:
-                continue  # its lease is over: the sender has ordered anew or wants nothing any more
+                self._expired(client, order)
+                continue
             try:
                 client.counters.writes += 1
                 order.run()
@@ -137,6 +146,17 @@ class InlineBus:
             except DeviceError as error:
                 self._hand_over(client, order.done, error)
                 self._failed(client, error)
+
+    def _drop_expired(self, client: Client) -> None:
+        with self._lock:
+            late = [o for o in client.orders.values() if self._clock.now() > o.expires]
+            client.orders = {name: o for name, o in client.orders.items() if o not in late}
+        for order in late:
+            self._expired(client, order)
+
+    def _expired(self, client: Client, order: Order) -> None:
+        # Its lease is over: carried out now, it would be an order that nobody gives any more.
+        self._hand_over(client, order.done, NoAnswer(f'{order.name}: the device was away for too long'))
 
     def _failed(self, client: Client, error: DeviceError) -> None:
         client.counters.count(error)
@@ -184,6 +204,12 @@ class Bus(InlineBus):
             client.orders[order.name] = order
             self._wake.notify()
 
+    def poll_now(self, client: Client) -> None:
+        """See `InlineBus`."""
+        with self._wake:
+            client.due = min(client.due, self._clock.now())
+            self._wake.notify()
+
     def remove(self, client: Client) -> None:
         """Stop polling; orders that wait are still sent, then the device is closed."""
         with self._wake:
@@ -223,7 +249,7 @@ class Bus(InlineBus):
 def bus_for(shared: dict[str, Any], address: str, clock: Clock, post: Post) -> InlineBus:
     """The bus of a port, one per process and address; on simulated time an `InlineBus`."""
     buses: dict[str, InlineBus] = shared.setdefault('buses', {})
-    port = address.split('?')[0]
+    port = address.split('?', maxsplit=1)[0]
     if port not in buses:
         buses[port] = InlineBus(clock, post) if clock.simulated else Bus(port, clock, post)
     return buses[port]

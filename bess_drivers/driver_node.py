@@ -45,6 +45,7 @@ from .bus import Client, InlineBus, Order, bus_for
 from .device import DeviceError, Role
 from .gate import Gate, GateParams, Setpoint
 
+CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 
@@ -53,6 +54,8 @@ class DriverParams:
     """Parameters of every driver node, beside those of the device."""
 
     period: float = param(1.0, 's', 'how often the device is polled', low=0.02, high=3600.0)
+    polling: str = param('active', doc='"active": every period; "lazy": only when somebody asks ~/get_status '
+                                       'and the values are STALE', choices=['active', 'lazy'])
     max_age: float = param(0.0, 's', 'older values are STALE; 0 = three periods', low=0.0, high=3600.0)
     invalid_after: float = param(0.0, 's', 'older values are INVALID; 0 = ten periods, at least 5 s',
                                  low=0.0, high=86400.0)
@@ -93,6 +96,15 @@ class ConverterParams(DriverParams):
     max_bms_age: float = param(15.0, 's', 'age from which BMS limits count as unknown: power is zero then',
                                low=0.1, high=3600.0)
 
+    def gate(self) -> GateParams:
+        """Parameters of the last gate."""
+        return GateParams(
+            max_charge_power=self.max_charge_power, max_discharge_power=self.max_discharge_power,
+            max_apparent_power=self.max_apparent_power, read_only=self.read_only, longest_lease_s=self.longest_lease,
+            expiry_ramp=self.expiry_ramp, max_reading_age_s=self.invalid_s, external_required=bool(self.bms),
+            max_external_age_s=self.max_bms_age, refresh_s=self.refresh, follow_tolerance=self.follow_tolerance,
+            follow_time_s=self.follow_time)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeterParams(DriverParams):
@@ -125,6 +137,17 @@ class DriverNode(BessNode):
         """The device object, from the device's part of the parameters."""
         return self.DeviceClass(extract(self.DeviceClass.Params, self.params), read_only=self.params.read_only)
 
+    @classmethod
+    def check(cls, parameters: Any) -> str:
+        """What the device itself finds wrong with its parameters (e.g. its address); '' = nothing."""
+        if not getattr(parameters, 'address', 'none'):
+            return 'address is missing; e.g. tcp://192.168.1.9:502 or serial:/dev/ttyUSB0'
+        try:  # making a device opens nothing
+            cls.DeviceClass(extract(cls.DeviceClass.Params, parameters), read_only=parameters.read_only)
+        except ValueError as error:
+            return str(error)
+        return ''
+
     def on_bess_configure(self) -> None:
         """Start polling; the device may be away, it is tried again and again."""
         p = self.params
@@ -133,7 +156,8 @@ class DriverNode(BessNode):
         self.configure_role()
         self._bus = bus_for(self.ctx.shared, p.address, self.clock, self.ctx.post)
         self._client = Client(
-            name=self.get_name(), device=device, poll=lambda: device.read(self.clock.now()), period=p.period,
+            name=self.get_name(), device=device, poll=lambda: device.read(self.clock.now()),
+            period=inf if p.polling == 'lazy' else p.period,
             on_reading=partial(self._guarded, self._on_reading), on_error=partial(self._guarded, self._on_error),
             on_identity=partial(self._guarded, self._on_identity))
         self._bus.add(self._client)
@@ -252,12 +276,15 @@ class BatteryDriverNode(DriverNode):
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
         self._cells = self.create_publisher(CellArray, '~/cells', qos.MEASUREMENT)
         self._own_services = [
-            self.create_service(GetStatus, '~/get_status', self._on_get_status),
-            self.create_service(SetContactor, '~/set_contactor', self._on_set_contactor),
+            self.create_deferred_service(GetStatus, '~/get_status', self._on_get_status),
+            self.create_deferred_service(SetContactor, '~/set_contactor', self._on_set_contactor),
         ]
+        self._contactor_orders = 0
+        self._asking: list[Any] = []  # answers that wait for a fresh reading
 
     def on_bess_cleanup(self) -> None:
         """Let the device go."""
+        self._answer_status()
         for service in getattr(self, '_own_services', []):
             self.destroy_service(service)
         self._own_services = []
@@ -283,37 +310,52 @@ class BatteryDriverNode(DriverNode):
             self._state.publish(battery_to_state(reading, self.clock, name))
         if reading.cells and self._cells.get_subscription_count():
             self._cells.publish(cells_to_msg(reading, self.clock, name))
+        self._answer_status()
 
-    def _on_get_status(self, _: GetStatus.Request, response: GetStatus.Response) -> GetStatus.Response:
-        response.status = battery_to_msg(self.reading, self.clock, self.get_name())
-        response.fresh = self.reading.quality == Quality.OK
-        if not response.fresh:
-            response.message = f'{Quality(self.reading.quality).name}: the device has not answered in time'
-        return response
+    def _on_error(self, error: DeviceError) -> None:
+        super()._on_error(error)
+        self._answer_status()
 
-    def _on_set_contactor(self, request: SetContactor.Request, response: SetContactor.Response) -> Any:
-        if self.params.read_only:
-            response.message = 'read_only is set'
-            return response
-        if self._client is None:
-            response.message = 'not configured'
-            return response
+    def _on_get_status(self, _: GetStatus.Request, answer: Any) -> None:
+        """Answered at once when fresh; otherwise the device is asked first."""
+        self._asking.append(answer)
+        stale = self.clock.now() - self.reading.time > self.params.stale_s
+        if stale and self._bus is not None and self._client is not None and len(self._asking) == 1:
+            self._bus.poll_now(self._client)
+        elif not stale:
+            self._answer_status()
+
+    def _answer_status(self) -> None:
+        waiting, self._asking = getattr(self, '_asking', []), []
+        for answer in waiting:
+            response = GetStatus.Response()
+            response.status = battery_to_msg(self.reading, self.clock, self.get_name())
+            response.fresh = self.reading.quality == Quality.OK
+            if not response.fresh:
+                response.message = f'{Quality(self.reading.quality).name}: the device has not answered in time'
+            answer(response)
+
+    def _on_set_contactor(self, request: SetContactor.Request, answer: Any) -> None:
+        """Answered once the battery confirmed, or with the reason why it did not."""
+        response = SetContactor.Response()
+        if self.params.read_only or self._client is None:
+            response.message = 'read_only is set' if self.params.read_only else 'not configured'
+            answer(response)
+            return
         device, charge, discharge = self._client.device, request.charge, request.discharge
 
         def done(error: DeviceError | None) -> None:
-            if error is None:
-                self.log.info('contactor confirmed', charge=charge, discharge=discharge)
-                self.clear_fault('contactor.failed')
-            else:
-                self.raise_fault('contactor.failed', Severity.ERROR, f'contactor order failed: {error}')
+            response.accepted = error is None
+            response.message = 'confirmed' if error is None else f'{error.kind}: {error}'
+            self.set_fault(error is not None, 'contactor.failed', Severity.ERROR,
+                           f'contactor order failed: {error}')
+            self.log.info('contactor', charge=charge, discharge=discharge, result=response.message)
+            answer(response)
 
-        # The answer must not wait for the wire; the result shows in ~/status and, if it fails, as a fault.
-        self.order('contactor', lambda: device.set_contactor(charge, discharge), done,  # type: ignore[attr-defined]
-                   self.clock.now() + 10.0)
-        response.accepted = True
-        response.message = 'ordered; ~/status shows it once the battery confirmed'
-        self.log.info('contactor ordered', charge=charge, discharge=discharge)
-        return response
+        self._contactor_orders += 1  # an own name each: every caller gets an answer
+        self.order(f'contactor {self._contactor_orders}',
+                   lambda: device.set_contactor(charge, discharge), done,  # type: ignore[attr-defined]
+                   self.clock.now() + CONTACTOR_S)
 
 
 class ConverterDriverNode(DriverNode):
@@ -327,14 +369,7 @@ class ConverterDriverNode(DriverNode):
     def configure_role(self) -> None:
         """The gate and its inputs."""
         p = self.params
-        self._gate = Gate(
-            GateParams(
-                max_charge_power=p.max_charge_power, max_discharge_power=p.max_discharge_power,
-                max_apparent_power=p.max_apparent_power, read_only=p.read_only, longest_lease_s=p.longest_lease,
-                expiry_ramp=p.expiry_ramp, max_reading_age_s=p.invalid_s, external_required=bool(p.bms),
-                max_external_age_s=p.max_bms_age, refresh_s=p.refresh, follow_tolerance=p.follow_tolerance,
-                follow_time_s=p.follow_time),
-            self.get_name())
+        self._gate = Gate(p.gate(), self.get_name())
         self._ordered = (nan, nan)  # last written (W, var)
         self._refused = ''
         self._stopping = False
@@ -396,7 +431,9 @@ class ConverterDriverNode(DriverNode):
         kind = reason.split(' for another')[0]
         if kind != self._refused:
             self._refused = kind
-            if kind:
+            if kind.endswith('inactive'):
+                self.log.debug('setpoint refused', source=message.source, reason=reason)
+            elif kind:
                 self.log.warning('setpoint refused', source=message.source, reason=reason)
         if not reason:
             self._step()

@@ -81,7 +81,7 @@ class Conductor:
     def __init__(self, runtime: Runtime, container: Container, plant: Plant, tick: float, end: float,
                  progress: Progress | None, substeps: int = 1) -> None:
         self._runtime, self._ctx, self._plant = runtime, container.ctx, plant
-        self._ticker: SimTicker = container.ticker
+        self._ticker: Any = container.ticker
         self._tick, self._end, self._progress = tick, end, progress
         self._substeps = substeps
         self._steps = self._run()

@@ -17,9 +17,9 @@ from sensor_msgs.msg import BatteryState
 from bess.msg import BatteryStatus, CurrentSetpoint, PowerSetpoint, ScheduleEntry
 from bess.srv import CancelSchedule, GetStatus, ListSchedule, ScheduleSetCurrent, ScheduleSetPower
 from bess_core import qos
+from bess_core.clock import join_stamp
 from bess_core.context import NodeContext
 from bess_core.convert import battery_to_msg, battery_to_state, site_time, stamp, wall_stamp
-from bess_core.clock import join_stamp
 from bess_core.leases import LeaseHolder
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -209,7 +209,7 @@ class LogicalBatteryNode(BessNode):
         self.drive(now)
 
     def _refuse(self, source: str, reason: str) -> None:
-        kind = reason.split(' for another')[0]
+        kind = reason.split(' for another', maxsplit=1)[0]
         if self._refused.get(source) != kind:  # one line per kind of refusal, not one per message
             self._refused[source] = kind
             self.log.warning('setpoint refused', source=source, reason=reason)
@@ -299,7 +299,7 @@ class LogicalBatteryNode(BessNode):
             if forecast := self._forecast(value, is_power, max(start, wall), end):
                 hints.append(forecast)
             message = '; '.join(hints)
-            self.log.info('request accepted', event=event_id, value=value, unit='W' if is_power else 'A',
+            self.log.info('request accepted', event_id=event_id, value=value, unit='W' if is_power else 'A',
                           start=start, end=end)
             self.drive(self.clock.now())
         else:
@@ -321,7 +321,7 @@ class LogicalBatteryNode(BessNode):
     def _on_cancel(self, request: CancelSchedule.Request, response: CancelSchedule.Response) -> Any:
         response.accepted, response.cancelled, response.message = self.schedule.cancel(int(request.event_id))
         if response.accepted and response.cancelled:
-            self.log.info('requests cancelled', event=int(request.event_id) or 'all', count=response.cancelled)
+            self.log.info('requests cancelled', event_id=int(request.event_id) or 'all', count=response.cancelled)
             self.drive(self.clock.now())
         return response
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from math import fsum, isfinite, isnan, nan
 from typing import Any
 
-from bess_core.values import BatteryReading, Mode, Quality
+from bess_core.values import BatteryReading, Mode, Quality, quality_of
 from bess_virtual.shares import (
     Policy,
     Share,
@@ -328,6 +328,12 @@ class Partition:
             balancing=(),
             alarms=(),
         )
+
+
+def aged(reading: BatteryReading, now: float, max_age: float, invalid_after: float) -> BatteryReading:
+    """A child's reading at time `now` (s), with the quality of its age if that is worse."""
+    quality = quality_of(now - reading.time, max_age, invalid_after)
+    return reading if quality <= reading.quality else replace(reading, quality=quality)
 
 
 def _normalised(fractions: list[float]) -> list[float]:

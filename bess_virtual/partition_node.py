@@ -7,7 +7,7 @@ node with the full contract, made by the same entry of the site file.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, nan
 from typing import Any, ClassVar
 
@@ -16,10 +16,10 @@ from bess_core import qos
 from bess_core.convert import battery_from_msg
 from bess_core.node import BessNode
 from bess_core.params import ParameterError, build, param
-from bess_core.values import BatteryReading, Quality, Severity
+from bess_core.values import BatteryReading, Severity
 
 from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
-from .partition import Expected, Partition
+from .partition import Expected, Partition, aged
 from .shares import Policy, Share, validate
 
 SAVE_S = 10.0
@@ -211,11 +211,7 @@ class PartitionChildNode(LogicalBatteryNode):
 
     def measure(self, now: float) -> BatteryReading:
         """The partition's reading, aged."""
-        from bess_core.values import quality_of
-
-        p = self.params
-        aged = quality_of(now - self._given.time, p.max_age, p.invalid_after)
-        return replace(self._given, quality=Quality(max(self._given.quality, aged)))
+        return aged(self._given, now, self.params.max_age, self.params.invalid_after)
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Ask the partition."""

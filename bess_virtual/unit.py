@@ -167,6 +167,14 @@ def merge(bms: BatteryReading, conv: ConverterReading, now: float, ages: Ages,
     )
 
 
+def limited(power: float, reading: BatteryReading) -> float:
+    """`power` (W) within the reading's present limits; an unknown limit allows nothing."""
+    limit = reading.max_charge_power if power > 0 else reading.max_discharge_power
+    if isnan(limit) or limit <= 0.0:
+        return 0.0
+    return min(power, limit) if power > 0 else max(power, -limit)
+
+
 def _stop(bms: BatteryReading, conv: ConverterReading, bms_quality: Quality,
           conv_quality: Quality) -> str:
     """Why the unit must take no power in either direction; '' when it may."""

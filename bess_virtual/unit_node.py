@@ -13,7 +13,7 @@ from bess_core.params import param
 from bess_core.values import BatteryReading, ConverterReading
 
 from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
-from .unit import Ages, UnitParams, dc_current_to_ac_power, merge
+from .unit import Ages, UnitParams, dc_current_to_ac_power, limited, merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +83,6 @@ class UnitNode(LogicalBatteryNode):
         if demand is None:
             return
         self._sender.send(limited(demand.power, self.reading), demand.reactive_power, now, demand.lease, demand.term)
-
-
-def limited(power: float, reading: BatteryReading) -> float:
-    """`power` (W) within the reading's present limits; an unknown limit allows nothing."""
-    limit = reading.max_charge_power if power > 0 else reading.max_discharge_power
-    if isnan(limit) or limit <= 0.0:
-        return 0.0
-    return min(power, limit) if power > 0 else max(power, -limit)
 
 
 __all__: list[Any] = ['UnitNode', 'UnitNodeParams', 'limited']

@@ -3,25 +3,52 @@
     python3 tools/setup_env.py            # what `make setup` runs
     python3 tools/setup_env.py --check    # exit code 0 when nothing is to be done
 
-Each step has a stamp with a hash of what it depends on, so that a second run does nothing. On a
-machine with a sourced ROS 2 (ROS_DISTRO is set) use `colcon build` instead; this script is for plain Linux.
+Each step has a stamp with a hash of what it depends on, written when the step is through: a second
+run does nothing, and a run after an interrupted one does the rest. An environment of another Python,
+or one that was moved, is made anew. On a machine with a sourced ROS 2 `colcon build` needs none of
+this; the environment made here is then one of its own, without that ROS.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
+BUILD = ROOT / 'build' / 'interfaces'
+LOCK = ROOT / 'build' / 'setup.lock'
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
 REQUIREMENTS = ('run', 'build', 'dev')
+#: What a sourced ROS 2 or an outer process may have set; none of it may reach the environment made here.
+FOREIGN = ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH',
+           'PYTHONHOME', '_ROS_WHEELS_BOOTSTRAP_COMPLETE')
+
+
+class Step(NamedTuple):
+    """One step: done when its stamp holds `fingerprint`."""
+
+    name: str
+    fingerprint: str
+    do: Callable[[], None]
+
+    @property
+    def stamp(self) -> Path:
+        """File that holds the fingerprint with which the step was done."""
+        return VENV / f'bess-{self.name}.stamp'
+
+    @property
+    def done(self) -> bool:
+        """Whether the step was done for these inputs."""
+        return self.stamp.exists() and self.stamp.read_text() == self.fingerprint
 
 
 def fingerprint(paths: Iterable[Path], extra: str = '') -> str:
@@ -33,56 +60,68 @@ def fingerprint(paths: Iterable[Path], extra: str = '') -> str:
     return digest.hexdigest()
 
 
-def steps() -> list[tuple[str, str]]:
-    """(name, fingerprint) of each step, in order."""
-    requirements = [ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS]
-    interfaces = [*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv'), *ROOT.glob('cmake/*'),
-                  ROOT / 'CMakeLists.txt', ROOT / 'package.xml']
-    metadata = [ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')]
-    packages = fingerprint(requirements, sys.version)
-    generated = fingerprint(interfaces, packages)
-    return [('packages', packages), ('interfaces', generated), ('checkout', fingerprint(metadata, generated + str(ROOT)))]
+def interface_files() -> list[Path]:
+    """Messages and services."""
+    return sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
 
 
-def stamp(name: str) -> Path:
-    """File that holds the fingerprint of a step that was done."""
-    return VENV / f'bess-{name}.stamp'
-
-
-def done(name: str, print_: str) -> bool:
-    """Whether a step was done for these inputs."""
-    return stamp(name).exists() and stamp(name).read_text() == print_
+def steps() -> list[Step]:
+    """All steps in order; each depends on the ones before it."""
+    pinned = fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS], f'{sys.version} {ROOT}')
+    generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
+                             ROOT / 'package.xml'], pinned)
+    metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], generated)
+    return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
+            Step('checkout', metadata, checkout)]
 
 
 def run(command: list[str], **env: str) -> None:
     """Run a command; end with its output when it fails."""
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, text=True,  # noqa: S603
+    outer = {k: v for k, v in os.environ.items() if k not in FOREIGN}
+    result = subprocess.run(command, cwd=ROOT, env={**outer, **env}, text=True,  # noqa: S603
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if result.returncode:
         print(result.stdout[-8000:], file=sys.stderr)
         sys.exit(f'{" ".join(command[:4])} ... failed with code {result.returncode}')
 
 
+def usable() -> bool:
+    """Whether `.venv` is whole, was made here, and for this Python."""
+    try:
+        config = dict(line.split(' = ', 1) for line in (VENV / 'pyvenv.cfg').read_text().splitlines() if ' = ' in line)
+    except OSError:
+        return False
+    here = config.get('command', '').endswith(f' {VENV}')  # scripts in bin/ name the folder they were made for
+    same = config.get('version') == '.'.join(map(str, sys.version_info[:3]))
+    # pip comes last, so that a creation that was interrupted lacks it.
+    return here and same and PYTHON.exists() and (VENV / 'bin' / 'pip').exists()
+
+
 def packages() -> None:
     """Virtual environment with all pinned packages."""
-    if not PYTHON.exists():
-        run([sys.executable, '-m', 'venv', str(VENV)])
+    if not usable():
+        base = getattr(sys, '_base_executable', sys.executable)  # not the environment that is cleared
+        run([base, '-m', 'venv', '--clear', str(VENV)])
     wanted = [word for n in REQUIREMENTS for word in ('-r', f'requirements/{n}.txt')]
-    # One resolver run could not satisfy empy (rclpy wants a newer one than the generators can use).
     run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *wanted])
 
 
 def interfaces() -> None:
     """Messages and services through the genuine rosidl pipeline, installed into the environment."""
-    build = ROOT / 'build' / 'interfaces'
+    # CMake and rosidl keep what they once made: another environment or another set of files starts afresh.
+    tree = '\n'.join([steps()[0].fingerprint, *(p.name for p in interface_files())])
+    marker = BUILD / 'bess-tree.stamp'
+    if not marker.exists() or marker.read_text() != tree:
+        shutil.rmtree(BUILD, ignore_errors=True)
+        for generated in VENV.glob('lib/python3*/site-packages/bess'):
+            shutil.rmtree(generated)
+        BUILD.mkdir(parents=True)
+        marker.write_text(tree)
     env = {'PATH': f'{VENV / "bin"}{os.pathsep}{os.environ["PATH"]}', 'AMENT_PREFIX_PATH': str(VENV),
            'CMAKE_PREFIX_PATH': str(VENV)}
-    if build.exists() and str(ROOT) not in (build / 'CMakeCache.txt').read_text(errors='replace') \
-            if (build / 'CMakeCache.txt').exists() else False:
-        shutil.rmtree(build)
-    run(['cmake', '-G', 'Ninja', '-S', '.', '-B', str(build), '-DBESS_INTERFACES_ONLY=ON', '-DBUILD_TESTING=OFF',
+    run(['cmake', '-G', 'Ninja', '-S', '.', '-B', str(BUILD), '-DBESS_INTERFACES_ONLY=ON', '-DBUILD_TESTING=OFF',
          '-DCMAKE_BUILD_TYPE=Release', f'-DCMAKE_INSTALL_PREFIX={VENV}', f'-DPython3_EXECUTABLE={PYTHON}'], **env)
-    run(['cmake', '--build', str(build), '--target', 'install'], **env)
+    run(['cmake', '--build', str(BUILD), '--target', 'install'], **env)
     # rosidl leaves metadata named as our distribution; with it, pip would take the generated module away.
     for leftover in VENV.glob('lib/python3*/site-packages/bess-*.egg-info'):
         shutil.rmtree(leftover)
@@ -97,17 +136,24 @@ def checkout() -> None:
 def main() -> int:
     """Do what is to be done."""
     if sys.version_info[:2] not in SUPPORTED:
-        names = ', '.join('.'.join(map(str, v)) for v in SUPPORTED)
-        sys.exit(f'Python {sys.version.split()[0]} is not supported; make PYTHON=python3.11 ... (supported: {names})')
-    todo = [name for name, print_ in steps() if not done(name, print_)]
+        names = [f'python{major}.{minor}' for major, minor in SUPPORTED]
+        for other in filter(None, map(shutil.which, names)):
+            os.execv(other, [other, *sys.argv])  # noqa: S606
+        sys.exit(f'Python {sys.version.split()[0]} is not supported and none of {", ".join(names)} is here; '
+                 'make PYTHON=/path/to/python3.11 ...')
     if '--check' in sys.argv:
-        print('set up' if not todo else f'to be done: {", ".join(todo)}')
-        return 1 if todo else 0
-    for name, print_ in steps():
-        if name in todo:
-            print(f'set-up: {name} ...', flush=True)
-            globals()[name]()
-            stamp(name).write_text(print_)
+        missing = [step.name for step in steps() if not step.done]
+        print('set up' if not missing else f'to be done: {", ".join(missing)}')
+        return 1 if missing else 0
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once: the second one waits and finds it done
+        for step in steps():
+            if not step.done:
+                print(f'set-up: {step.name} ...', flush=True)
+                step.stamp.unlink(missing_ok=True)
+                step.do()
+                step.stamp.write_text(step.fingerprint)
     return 0
 
 

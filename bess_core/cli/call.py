@@ -17,6 +17,7 @@ from .session import (
     nearest,
     open_session,
     print_json,
+    text_table,
     where,
 )
 
@@ -111,8 +112,6 @@ def find_service(session: Session, name: str) -> str:
 
 
 def _list(session: Session, as_json: bool) -> int:
-    from .render import table
-
     session.settle(session.services, session.services)
     services = session.services()
     if as_json:
@@ -120,7 +119,7 @@ def _list(session: Session, as_json: bool) -> int:
         return 0
     if not services:
         raise CliError(f'no services here ({where()})')
-    print(table(['service', 'type'], sorted(services.items())))
+    print(text_table(['service', 'type'], sorted(services.items())))
     return 0
 
 

@@ -15,6 +15,7 @@ from .session import (
     add_site,
     open_session,
     print_json,
+    text_table,
     where,
 )
 
@@ -66,7 +67,7 @@ def collect(session: Session, site: str) -> list[tuple[str, Any]]:
 
 
 def _list(session: Session, args: argparse.Namespace) -> int:
-    from .render import SEVERITY, plain, table
+    from .render import SEVERITY, plain
     from .words import local
 
     faults = collect(session, args.site)
@@ -83,7 +84,7 @@ def _list(session: Session, args: argparse.Namespace) -> int:
         rows.append([SEVERITY.get(f.severity, '?'), f'{site}/{f.source}', f.id,
                      local(f.since.sec + f.since.nanosec * 1e-9), str(f.count),
                      state + (', latched' if f.latched else '')])
-    lines = table(['severity', 'node', 'id', 'since (local time)', 'times', 'state'], rows).split('\n')
+    lines = text_table(['severity', 'node', 'id', 'since (local time)', 'times', 'state'], rows).split('\n')
     print(lines[0])
     for line, (_, fault) in zip(lines[1:], faults, strict=True):
         print(f'{line}\n    {fault.text}')

@@ -49,7 +49,7 @@ _Loader.add_implicit_resolver(
 def parse(text: str) -> dict[str, Any]:
     """The mapping in a YAML text; empty text is an empty mapping. Raises `FieldError`."""
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         reason = getattr(error, 'problem', None) or str(error)
         raise FieldError(f'not valid YAML: {reason}: {text!r}') from None

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .session import CliError, add_command, add_json, load_plugin, nearest, print_json, seconds
+from .session import CliError, add_command, add_json, load_plugin, nearest, print_json, seconds, text_table
 from .up import default_state
 
 EXAMPLES = """
@@ -149,8 +149,6 @@ def _list_one(control: Any, args: argparse.Namespace) -> int:
 
 
 def _list(control_class: Any, folder: Path, as_json: bool) -> int:
-    from .render import table
-
     states: dict[str, Any] = {}
     for device in _devices(folder):
         try:
@@ -161,7 +159,7 @@ def _list(control_class: Any, folder: Path, as_json: bool) -> int:
     if as_json:
         print_json(states)
     else:
-        print(table(['device', 'kind', 'address', 'active faults'], [
+        print(text_table(['device', 'kind', 'address', 'active faults'], [
             [device, s.get('kind', 'physics' if device == WORLD else '-'), s.get('address', '-'),
              s.get('error') or '; '.join(_fault_text(f) for f in s['faults']) or 'none']
             for device, s in states.items()]))

@@ -17,6 +17,7 @@ from .session import (
     nearest,
     open_session,
     print_json,
+    text_table,
 )
 
 EXAMPLES = """
@@ -129,11 +130,9 @@ def _types(args: argparse.Namespace) -> int:
     if args.json:
         print_json(described)
         return 0
-    from .render import table
-
     if not args.names:
-        print(table(['type', 'kind', 'role', 'what it is'],
-                    [[d['type'], d['kind'], d['role'] or '-', d['doc'] or d['error']] for d in described]))
+        print(text_table(['type', 'kind', 'role', 'what it is'],
+                         [[d['type'], d['kind'], d['role'] or '-', d['doc'] or d['error']] for d in described]))
         print('parameters: bess nodes types TYPE')
         return 0
     print('\n\n'.join(_type_text(d) for d in described))
@@ -142,7 +141,8 @@ def _types(args: argparse.Namespace) -> int:
 
 def describe_type(name: str) -> dict[str, Any]:
     """A node type as plain values; `error` says why it cannot be loaded, '' when it can."""
-    from .. import params, plugins, site as site_module
+    from .. import params, plugins
+    from .. import site as site_module
 
     kind = next((k for k, group in (('node', plugins.NODES), ('driver', plugins.DRIVERS),
                                     ('mode', plugins.MODES)) if name in plugins.available(group)), '')

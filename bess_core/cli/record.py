@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ def run(args: argparse.Namespace) -> int:
         recorder.start()
         started = time.monotonic()
         topics: set[str] = set()
-        try:
+        with suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are the ordinary end of a recording
             _follow(session, recorder, args, started, topics)
-        except KeyboardInterrupt:
-            pass  # Ctrl-C and SIGTERM are the ordinary end of a recording
         refused = recorder.refused
         closed = recorder.stop()
     stats = recorder.stats()

@@ -35,7 +35,7 @@ class CliError(Exception):
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def add_command(commands: Any, name: str, short: str, text: str | None, examples: str,
+def add_command(commands: Any, name: str, short: str, text: str | None, examples: str,  # noqa: PLR0917
                 run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     """Parser of a command with description and examples; errors of `run` become one line."""
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -116,7 +116,7 @@ def absolute(name: str) -> str:
     """A ROS name with leading slash, '' stays. Raises `CliError` for what is no name."""
     if not name:
         return ''
-    if name != '/' and not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name.rstrip('/')):
         raise CliError(f'{name!r} is not a ROS name (letters, digits, underscore, parts divided by /)', 2)
     return '/' + name.strip('/')
 
@@ -211,7 +211,8 @@ class Session:
     def services(self, type_name: str = '') -> dict[str, str]:
         """Services on the graph by name with their type, without those of ROS itself."""
         return {name: types[0] for name, types in self.node.get_service_names_and_types()
-                if types[0] != _HIDDEN_SERVICE and (not type_name or type_name in types)}
+                if types[0] != _HIDDEN_SERVICE and (not type_name or type_name in types)
+                and self.node.count_services(name)}  # clients alone make a name appear, too
 
     # -- calls
 
@@ -291,6 +292,14 @@ def accepted(ok: bool, text: str, *, json_values: dict[str, Any] | None = None) 
     else:
         print(text, file=sys.stdout if ok else sys.stderr)
     return 0 if ok else 1
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of words, all to the left (`render.table` is for numbers)."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return '\n'.join('  '.join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+                     for line in lines)
 
 
 def glob_choice(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

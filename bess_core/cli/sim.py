@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, state: Path) -> int:
-    from .. import log, site as site_module
+    from .. import log
+    from .. import site as site_module
 
     try:
         site = site_module.load(site_module.find(args.site), overrides=args.set,
@@ -74,9 +75,12 @@ def _run(args: argparse.Namespace, state: Path) -> int:
         progress.close()
     if args.json:
         print_json(finite(result))
-        return 0
-    for key, value in result.items():
-        print(f'{LABELS.get(key, key)}: {_text(value)}')
+    else:
+        for key, value in result.items():
+            print(f'{LABELS.get(key, key)}: {_text(value)}')
+    if result['simulated_s'] < hours * 3600.0 - args.tick:
+        print(f'bess sim: interrupted after {span(result["simulated_s"])}', file=sys.stderr)
+        return 130
     return 0
 
 

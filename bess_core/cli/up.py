@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import log, site as site_module
+from .. import log
+from .. import site as site_module
 from ..site import Site, SiteError
 
 TABLE_S, BRIEF_S, DISCOVER_S = 1.0, 5.0, 0.2
@@ -49,7 +50,8 @@ def load_site(args: argparse.Namespace) -> tuple[Site, Path]:
     path = site_module.find(args.site)
     state = args.state.absolute() if args.state else None
     probe = state or default_state(path.stem)
-    site = site_module.load(path, overrides=args.set, variables={'state': str(probe)})
+    site = site_module.load(path, overrides=args.set, variables={'state': str(probe)},
+                            check_simulation=not args.no_sim)
     return site, probe
 
 
@@ -86,11 +88,11 @@ class _Up:
             self._start_bench()
         from rclpy.node import Node
 
+        from ..clock import Clock
         from ..observer import DEFAULT, SiteObserver
         from ..runtime import Runtime
         from ..supervisor import Supervisor
         from ..ticker import RealTicker
-        from ..clock import Clock
         from .summary import Summary
 
         with Runtime() as runtime:
@@ -102,7 +104,7 @@ class _Up:
             supervisor = Supervisor(self.site, self.state, node, site_arguments=self._set_arguments())
             ticker = RealTicker(Clock(), runtime.post)
             ticker.every(0.05, lambda _: None)
-            ticker.every(DISCOVER_S, lambda _: observer.discover() and None)
+            ticker.every(DISCOVER_S, lambda _: observer.discover())
             started = time.monotonic()
             supervisor.start()
             shown = _Display(self.args, observer, self.state, self.site)
@@ -135,7 +137,7 @@ class _Up:
         folder.mkdir(parents=True)
         simulation = folder / 'simulation.json'
         simulation.write_text(json.dumps({'simulation': self.site.simulation}, default=str))
-        self.bench = subprocess.Popen(  # noqa: S603
+        self.bench = subprocess.Popen(
             [sys.executable, '-m', 'bess_sim.bench', str(simulation), '--run-dir', str(folder)],
             start_new_session=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def cell_table(name: str, message: Any, age: float) -> str:
     from .render import number, table
 
     volts = list(message.voltages)
-    known = [v for v in volts if v == v]
+    known = [v for v in volts if not math.isnan(v)]
     mean = sum(known) / len(known) if known else float('nan')
     spread = (max(known) - min(known)) * 1e3 if known else float('nan')
     bleeding = list(message.balancing)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, time as clock_time, timedelta
-from math import isfinite
+from datetime import datetime, timedelta
+from datetime import time as clock_time
+from math import isfinite, isnan
 
 _UNITS = {'ms': 1e-3, 's': 1.0, 'm': 60.0, 'min': 60.0, 'h': 3600.0, 'd': 86400.0}
 _PART = re.compile(r'(\d+(?:\.\d*)?|\.\d+)\s*(ms|min|s|m|h|d)')
@@ -79,7 +80,7 @@ def local(epoch: float) -> str:
 
 def span(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`, `2.1 d`; `-` when unknown."""
-    if seconds != seconds:
+    if isnan(seconds):
         return '-'
     if seconds < 120.0:
         return f'{seconds:.1f} s' if seconds < 10.0 else f'{seconds:.0f} s'

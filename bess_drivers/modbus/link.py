@@ -211,7 +211,7 @@ class RtuPort:
         data = b''
         while True:
             wanted = frames.rtu_size(data, request)
-            if wanted and len(data) >= wanted or len(data) > 260:
+            if (wanted and len(data) >= wanted) or len(data) > 260:
                 return data
             left = deadline - time.monotonic()
             if data and not wanted:

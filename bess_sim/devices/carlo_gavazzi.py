@@ -60,7 +60,7 @@ class Model:
     magnitude_current: bool = False
 
 
-_FRONT_RANGE = range(0x0000, 0x0060)
+_FRONT_RANGE = range(0x0060)
 _SETTINGS = {0x1002: 'phase_config', 0x1103: 'mode'}
 
 MODELS: dict[str, Model] = {
@@ -93,7 +93,7 @@ MODELS: dict[str, Model] = {
             's': (0x0006, 10, 2), 'q': (0x0008, 10, 2), 'f': (0x000F, 10, 1),
             'import': (0x0010, 0.01, 2), 'export': (0x0020, -0.01, 2),
         },
-        (range(0x0000, 0x0022),), 0x5000, 0x0303, {0x1103: 'mode'},
+        (range(0x0022),), 0x5000, 0x0303, {0x1103: 'mode'},
     ),
 }  # fmt: skip
 

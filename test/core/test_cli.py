@@ -1,0 +1,729 @@
+"""The command line: what people type, and commands end to end against a small site in another process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from array import array
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
+
+from bess_core.cli import checks, fields, inject, main, replay, schedule, session, sim, site_checks, words
+from bess_core.plugins import PluginError
+
+NOW = datetime(2026, 5, 1, 12, 0, 0).timestamp()  # noqa: DTZ001 - local time
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('90', 90.0), ('1.5', 1.5), ('30m', 1800.0), ('30min', 1800.0), ('1h30m', 5400.0), ('250ms', 0.25),
+    ('2d', 172800.0), ('1e3', 1000.0), ('.5s', 0.5)])
+def test_durations(text: str, expected: float) -> None:
+    assert words.duration(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('text', ['', '0', '-5', '5x', 'm', '1h x', 'nan', 'inf', '-inf', '1h-3m', '101d1000000h'])
+def test_durations_refused(text: str) -> None:
+    with pytest.raises(ValueError, match='duration'):
+        words.duration(text)
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('now', NOW), ('+10s', NOW + 10), ('+1h30m', NOW + 5400),
+    ('12:00', NOW), ('18:30', NOW + 6.5 * 3600), ('18:30:15', NOW + 6.5 * 3600 + 15),
+    ('2026-05-01T12:00', NOW), ('2026-05-01 12:00:30', NOW + 30),
+    ('2026-05-01T12:00Z', 1777636800.0), ('2026-05-01T12:00+02:00', 1777629600.0)])
+def test_moments(text: str, expected: float) -> None:
+    assert words.moment(text, NOW) == pytest.approx(expected)
+
+
+def test_a_clock_time_that_has_passed_is_tomorrow() -> None:
+    tomorrow = datetime(2026, 5, 2, 11, 59)  # noqa: DTZ001 - local time
+    assert words.moment('11:59', NOW) == tomorrow.timestamp()
+
+
+@pytest.mark.parametrize('text', ['', '25:00', '12:60', 'soon', '+', '+x', '2026-13-01T00:00', '12'])
+def test_moments_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r'time|duration'):
+        words.moment(text, NOW)
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=300)
+def test_words_raise_only_value_errors(text: str) -> None:
+    for parse in (words.duration, lambda t: words.moment(t, NOW), lambda t: words.quantity(t, 'W')):
+        try:
+            assert isinstance(parse(text), float)
+        except ValueError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize('text, unit, expected', [
+    ('500', 'W', 500.0), ('-2.5kW', 'W', -2500.0), ('1MW', 'W', 1e6), ('10A', 'A', 10.0), ('-1e3', 'W', -1000.0)])
+def test_quantities(text: str, unit: str, expected: float) -> None:
+    assert words.quantity(text, unit) == expected
+
+
+@pytest.mark.parametrize('text, unit', [('5A', 'W'), ('nan', 'W'), ('1e999', 'W'), ('', 'A'), ('5 mW', 'W')])
+def test_quantities_refused(text: str, unit: str) -> None:
+    with pytest.raises(ValueError, match='number'):
+        words.quantity(text, unit)
+
+
+# -- fields --------------------------------------------------------------------------------------
+
+
+def request_of(name: str) -> Any:
+    return fields.find_class(f'bess/srv/{name}', 'srv').Request()
+
+
+def test_values_are_built_and_whole_numbers_become_floats() -> None:
+    request = fields.fill(request_of('ScheduleSetPower'), fields.parse('{power: -500, end: {sec: 7, nanosec: 5}}'))
+    assert (request.power, type(request.power)) == (-500.0, float)
+    assert (request.end.sec, request.end.nanosec) == (7, 5)
+
+
+@pytest.mark.parametrize('text, expected', [('1e3', 1000.0), ('.inf', float('inf')), ('-inf', float('-inf')), ('.5', 0.5)])
+def test_numbers_of_yaml_1_2(text: str, expected: float) -> None:
+    assert fields.fill(request_of('ScheduleSetPower'), fields.parse(f'{{power: {text}}}')).power == expected
+
+
+def test_times_in_words_and_seconds() -> None:
+    before = time.time()
+    request = fields.fill(request_of('ScheduleSetPower'), fields.parse('{start: +10s, end: 12:30}'))
+    assert 9.9 < request.start.sec + request.start.nanosec * 1e-9 - before < 12.0
+    assert request.end.sec >= before - 1
+    assert fields.fill(request_of('ListSchedule'), {'at': 12.5}).at.nanosec == 500_000_000
+
+
+def test_arrays_nested_messages_and_sequences() -> None:
+    meter = fields.find_class('bess/MeterStatus', 'msg')()
+    fields.fill(meter, fields.parse('{voltage: [230, 231.5, nan], header: {frame_id: m}, quality: 2}'))
+    assert list(meter.voltage)[:2] == [230.0, 231.5] and meter.quality == 2 and meter.header.frame_id == 'm'
+    faults = fields.fill(fields.find_class('bess/msg/FaultArray', 'msg')(), {'faults': [{'id': 'x', 'count': 3}]})
+    assert faults.faults[0].count == 3
+    cells = fields.fill(fields.find_class('bess/msg/CellArray', 'msg')(), {'voltages': [3, 3.3], 'balancing': [True]})
+    assert cells.voltages == array('d', [3.0, 3.3])
+
+
+@pytest.mark.parametrize('name, text, said', [
+    ('ScheduleSetPower', '{powr: 5}', "did you mean 'power'"),
+    ('ScheduleSetPower', '{power: fast}', 'power: .*a number'),
+    ('ScheduleSetPower', '{power: true}', 'a number'),
+    ('ScheduleSetPower', '{start: soon}', 'start: .*not a time'),
+    ('ScheduleSetPower', '{start: -5}', 'between 1970 and 2038'),
+    ('ScheduleSetPower', '{end: {seconds: 5}}', "unknown field 'end.seconds'"),
+    ('ScheduleSetPower', '{end: {sec: 1.5}}', 'end.sec: 1.5 does not fit; allowed: a whole number'),
+    ('CancelSchedule', '{event_id: -1}', 'whole number from 0'),
+    ('CancelSchedule', '{event_id: 18446744073709551616}', 'whole number from 0'),
+    ('SetContactor', '{charge: 1}', 'true or false'),
+    ('ClearFault', '{id: 5}', 'text'),
+    ('GetStatus', '{x: 1}', 'fields: .*structure_needs|fields: none')])
+def test_values_that_do_not_fit(name: str, text: str, said: str) -> None:
+    with pytest.raises(fields.FieldError, match=said):
+        fields.fill(request_of(name), fields.parse(text))
+
+
+@pytest.mark.parametrize('text', ['{a: 1', '[1]', '5', '"x', '{a: !!python/object:os.system {}}'])
+def test_yaml_that_is_no_mapping(text: str) -> None:
+    with pytest.raises(fields.FieldError):
+        fields.parse(text)
+
+
+def test_wrong_number_of_values() -> None:
+    with pytest.raises(fields.FieldError, match='exactly 3'):
+        fields.fill(fields.find_class('bess/msg/MeterStatus', 'msg')(), {'voltage': [1]})
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                        st.sampled_from(['sec', 'nanosec', 'x']), inner, max_size=3), max_leaves=4))
+@settings(max_examples=200)
+def test_any_value_fits_or_is_refused_in_words(value: Any) -> None:
+    for name, key in (('ScheduleSetPower', 'power'), ('ScheduleSetPower', 'start'), ('CancelSchedule', 'event_id'),
+                      ('ClearFault', 'id'), ('SetContactor', 'charge')):
+        try:
+            fields.fill(request_of(name), {key: value})
+        except fields.FieldError as error:
+            assert key in str(error)
+
+
+@pytest.mark.parametrize('name, said', [
+    ('bess/srv/GetStatu', 'GetStatus'), ('nope/srv/X', 'not installed'), ('x', 'not a type'), ('bess/msg/Fault', 'not a type')])
+def test_types_that_are_not_there(name: str, said: str) -> None:
+    with pytest.raises(fields.FieldError, match=said):
+        fields.find_class(name, 'srv')
+
+
+# -- parsers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('command', main.COMMANDS)
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main.main([command, '--help'])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and text.startswith(f'usage: bess {command}')
+    if command != 'up':
+        assert f'  bess {command}' in text.split('examples:')[1]
+
+
+@pytest.mark.parametrize('line', [
+    'nosuch', 'schedule', 'schedule house --power 5 --current 5', 'schedule house fly', 'mode maintenance maybe',
+    'watch --topic a --cells b', 'status --timeout 0', 'replay DIR --rate 0', 'sim x --days 1 --hours 1',
+    'sim x --tick nan', 'record --for soon', 'watch --count 0', 'inject', 'nodes kinds', 'faults list'])
+def test_wrong_arguments_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main.main(line.split())
+    assert end.value.code == 2
+    assert 'error:' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line, said', [
+    ('schedule house', 'either --power or --current'),
+    ('schedule house list --power 5', 'either --power or --current'),
+    ('schedule house --power 5', 'how long'),
+    ('schedule house --power fast --for 5', 'not a number in W'),
+    ('schedule house --power 5 --for never', 'not a duration'),
+    ('schedule house --power 5 --start 2026-05-02T00:00 --end 2026-05-01T00:00', 'not after the start'),
+    ('schedule house cancel', 'event id'), ('schedule house cancel -- -1', 'event id'),
+    ('schedule house at', 'needs a time'), ('schedule house at noon', 'not a time'), ('schedule house list 5', 'no value'),
+    ('mode maintenance', 'on or off'), ('mode x on', 'belong to maintenance'), ('faults clear', 'name of a node'),
+    ('call', '--list'), ('call a/b std_srvs/srv/Trigger {a:', 'not valid YAML'),
+    ('call a/b std_srvs/srv/Trigger {a: 1}', 'too many words'), ('call a std_srvs/srv/Nope', 'no .Nope'),
+    ('inject meter', 'say what to do'), ('inject list x', 'takes no fault'), ('inject meter clear --value 3', 'belong to a fault'),
+    ('inject meter no_answer --index 3', 'device world')])
+def test_wrong_use_exits_2_with_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(line.split()) == 2
+    text = capsys.readouterr().err
+    assert said.replace('.', "'", said.startswith('no .')) in text and text.count('\n') == 1
+    assert text.startswith(f'bess {line.split()[0]}: ')
+
+
+def test_an_end_over_midnight_is_on_the_next_day() -> None:
+    args = argparse.Namespace(power='5', current=None, start='22:00', end='02:00', length=None)
+    _, start, end = schedule._request(args, NOW)
+    assert (start - NOW, end - start) == (36000.0, 14400.0)
+
+
+def test_node_types_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(['nodes', 'types', 'jbd', '--json']) == 0
+    (jbd,) = json.loads(capsys.readouterr().out)
+    period = next(p for p in jbd['parameters'] if p['name'] == 'period')
+    assert (jbd['kind'], jbd['role'], period['unit'], period['min']) == ('driver', 'bms', 's', 0.02)
+    assert main.main(['nodes', 'types', 'power_manager', 'self_consumption']) == 0
+    assert 'default' in capsys.readouterr().out
+    assert main.main(['nodes', 'types']) == 0
+    assert 'sunspec_inverter' in capsys.readouterr().out
+    assert main.main(['nodes', 'types', 'jdb']) == 1
+    assert 'jbd' in capsys.readouterr().err
+
+
+def test_names() -> None:
+    assert session.nearest('/home/hause', ['/home/house', '/x/y'])[0] == '/home/house'
+    assert session.nearest('zzz', ['b', 'a']) == ['a', 'b']
+    assert session.absolute('home/') == '/home' and session.absolute('') == ''
+    with pytest.raises(session.CliError, match='not a ROS name'):
+        session.absolute('a b')
+
+
+# -- simulation and faults, with the other rooms replaced ------------------------------------------
+
+SITE = """
+site: {name: tiny}
+nodes:
+  site: {type: site}
+"""
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
+    """Entry points that are used instead of the installed ones."""
+    found: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr('bess_core.plugins.load', lambda group, name: _pick(found, group, name))
+    return found
+
+
+_real_load = __import__('bess_core.plugins', fromlist=['load']).load
+
+
+def _pick(found: dict[tuple[str, str], Any], group: str, name: str) -> Any:
+    return found[group, name] if (group, name) in found else _real_load(group, name)
+
+
+def test_sim_passes_on_what_was_asked(plugin: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'tiny.yaml'
+    file.write_text(SITE)
+    asked = {}
+
+    def simulate(site: Any, state: Path, *, hours: float, tick: float, progress: Any) -> dict[str, Any]:
+        asked.update(name=site.name, hours=hours, tick=tick, folder=state.is_dir())
+        progress(0.5, hours * 1800.0)
+        progress(1.0, hours * 3600.0)
+        return {'nodes_active': 1, 'simulated_s': hours * 3600.0, 'speed': float('nan')}
+
+    plugin['bess.simulation', 'conductor'] = simulate
+    assert main.main(['sim', str(file), '--days', '0.5', '--tick', '2', '--json']) == 0
+    out = capsys.readouterr()
+    assert asked == {'name': 'tiny', 'hours': 12.0, 'tick': 2.0, 'folder': True}
+    assert json.loads(out.out) == {'nodes_active': 1, 'simulated_s': 43200.0, 'speed': None}
+    assert '100 %' in out.err and '12.0 h of 12.0 h' in out.err
+    assert main.main(['sim', str(file), '--quiet']) == 0
+    out = capsys.readouterr()
+    assert 'active nodes: 1' in out.out and asked['hours'] == 24.0 and not out.err
+
+
+def test_sim_of_what_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'tiny.yaml'
+    file.write_text(SITE)
+    assert main.main(['sim', str(file), '--quiet']) == 2
+    assert 'simulation' in capsys.readouterr().err
+    file.write_text('nodes: {}')
+    assert main.main(['sim', str(file)]) == 2
+    assert 'tiny.yaml:1' in capsys.readouterr().err
+
+
+def test_an_interrupted_sim_says_so(plugin: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'tiny.yaml'
+    file.write_text(SITE)
+    plugin['bess.simulation', 'conductor'] = lambda *_, **__: {'simulated_s': 60.0}
+    assert main.main(['sim', str(file), '--state', str(tmp_path / 'state')]) == 130
+    assert 'interrupted after 60 s' in capsys.readouterr().err
+
+
+class Control:
+    """Stands for the control socket of a device; remembers what came."""
+
+    calls: list[Any] = []
+
+    def __init__(self, path: Path) -> None:
+        self.device = Path(path).stem
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def inject(self, fault: str, value: float | None, for_s: float | None, **place: Any) -> None:
+        if fault == 'nonsense':
+            raise RuntimeError("meter: unknown fault 'nonsense'")
+        self.calls.append((self.device, fault, value, for_s, place))
+
+    def clear(self, fault: str) -> None:
+        self.calls.append((self.device, 'clear', fault))
+
+    def status(self) -> dict[str, Any]:
+        return {'kind': 'em', 'faults': [{'fault': 'late_answer', 'value': None, 'remaining_s': 4.2}]}
+
+
+@pytest.fixture
+def bench(plugin: dict, tmp_path: Path) -> Path:
+    plugin['bess.simulation', 'control'] = Control
+    plugin['bess.simulation', 'device_faults'] = {'no_answer': 'requests are swallowed'}
+    Control.calls = []
+    (tmp_path / 'sim').mkdir()
+    for name in ('meter', 'world'):
+        (tmp_path / 'sim' / f'{name}.sock').touch()
+    return tmp_path
+
+
+def test_inject(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def bess(*words: str) -> int:
+        return main.main(['inject', *words, '--state', str(bench)])
+
+    assert bess('meter', 'no_answer', '--for', '10s') == 0
+    assert bess('world', 'cell_overvoltage', '--value', '3.7', '--unit', 'unit_a', '--index', '3') == 0
+    assert bess('meter', 'clear', 'no_answer') == 0
+    assert Control.calls == [
+        ('meter', 'no_answer', None, 10.0, {}),
+        ('world', 'cell_overvoltage', 3.7, None, {'unit': 'unit_a', 'index': 3}), ('meter', 'clear', 'no_answer')]
+    capsys.readouterr()
+    assert bess('list') == 0
+    assert 'late_answer, 4 s left' in capsys.readouterr().out
+    assert bess('meter', 'list') == 0
+    assert 'requests are swallowed' in capsys.readouterr().out
+    assert bess('metre', 'no_answer') == 1
+    assert 'there is: meter' in capsys.readouterr().err
+    assert bess('meter', 'nonsense') == 1
+    assert "unknown fault 'nonsense'" in capsys.readouterr().err
+
+
+def test_inject_finds_the_site_that_runs(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / 'xdg'
+    monkeypatch.setenv('XDG_STATE_HOME', str(base))
+    with pytest.raises(session.CliError, match='no site with simulated devices'):
+        inject.find_folder(None)
+    for number, name in enumerate(('one', 'two')):
+        folder = base / 'bess' / name / 'sim'
+        folder.mkdir(parents=True)
+        (folder / 'world.sock').touch()
+        (folder / 'bench.json').write_text(json.dumps({'pid': os.getpid()}))
+        if number == 0:
+            assert inject.find_folder(None) == folder
+    with pytest.raises(session.CliError, match='several sites'):
+        inject.find_folder(None)
+    (folder / 'bench.json').unlink()  # killed: its sockets stay behind
+    assert inject.find_folder(None).parent.name == 'one'
+
+
+def test_a_room_that_is_not_installed(plugin: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    def absent(group: str, name: str) -> Any:
+        raise PluginError(f'unknown {group} {name!r}; known: none')
+
+    monkeypatch.setattr('bess_core.plugins.load', absent)
+    for line in (['record', '--out', str(tmp_path)], ['replay', str(tmp_path)], ['inject', 'list']):
+        assert main.main(line) == 1
+        assert 'known: none' in capsys.readouterr().err
+
+
+def test_replay_of_no_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(['replay', str(tmp_path), '--info']) == 1
+    assert 'no recording' in capsys.readouterr().err
+
+
+# -- doctor --------------------------------------------------------------------------------------
+
+
+def test_ports_and_addresses(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        server.listen()
+        port = server.getsockname()[1]
+        address = f'tcp://127.0.0.1:{port}'
+        plain = {'simulated': False, 'running': False}
+        assert site_checks.check_address('m', address, **plain).level == 'OK'
+        assert site_checks.check_address('m', address, simulated=True, running=False).level == 'FAIL'
+        assert site_checks.check_port('d', '127.0.0.1', port, running=True).level == 'OK'
+    assert site_checks.check_address('m', address, **plain).level == 'FAIL'
+    assert site_checks.check_address('m', address, simulated=True, running=False).level == 'OK'
+    assert site_checks.check_address('m', 'tcp://127.0.0.1:99999', **plain).level == 'FAIL'
+    assert site_checks.check_address('m', f'serial:{tmp_path}/none?baud=9600', **plain).level == 'FAIL'
+    assert site_checks.check_address('m', f'serial:{tmp_path}/none', simulated=True, running=False).level == 'OK'
+    (tmp_path / 'port').touch()
+    assert site_checks.check_address('m', f'rtu:{tmp_path}/port?baud=9600', **plain).level == 'OK'
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for value, level in (('', 'OK'), ('7', 'OK'), ('150', 'WARN'), ('233', 'FAIL'), ('x', 'FAIL')):
+        monkeypatch.setenv('ROS_DOMAIN_ID', value)
+        assert checks.domain().level == level
+    monkeypatch.delenv('ROS_LOCALHOST_ONLY', raising=False)
+    for value, level in (('LOCALHOST', 'OK'), ('SUBNET', 'WARN'), ('OFF', 'FAIL'), ('lan', 'FAIL')):
+        monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', value)
+        assert checks.discovery_range().level == level
+    assert checks.state_folder(tmp_path / 'a' / 'b').level == 'OK'
+    assert not (tmp_path / 'a').exists()
+    assert checks.state_folder(Path('/proc/none')).level == 'FAIL'
+    usage = SimpleNamespace(free=1e6, total=1e9)
+    monkeypatch.setattr('shutil.disk_usage', lambda _: usage)
+    assert checks.disk_space(tmp_path).level == 'FAIL'
+
+
+def test_a_broken_check_is_a_finding() -> None:
+    def broken() -> checks.Finding:
+        raise OSError('boom')
+
+    finding = checks.guarded(broken)
+    assert finding.level == 'FAIL' and 'boom' in finding.text
+
+
+def test_progress_and_numbers() -> None:
+    assert sim.finite({'a': [1.0, float('nan')], 'b': float('inf')}) == {'a': [1.0, None], 'b': None}
+    assert [words.span(s) for s in (5.0, 60.0, 600.0, 7200.0, 200000.0)] == ['5.0 s', '60 s', '10 min', '2.0 h', '2.3 d']
+
+
+# -- end to end ----------------------------------------------------------------------------------
+
+ENV = dict(os.environ)  # conftest.py chose a ROS domain of our own
+
+
+def bess(*line: str, timeout: float = 30.0) -> SimpleNamespace:
+    done = subprocess.run([sys.executable, '-m', 'bess_core.cli.main', *line], env=ENV, capture_output=True, text=True,
+                          timeout=timeout, check=False)
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture(scope='module')
+def site() -> Any:
+    """A small site in a process of its own."""
+    process = subprocess.Popen([sys.executable, __file__], env=ENV, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == 'ready\n'
+    yield process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10.0) == 0
+
+
+def test_status(site: Any) -> None:
+    got = bess('status', '--json')
+    assert got.code == 0, got.err
+    seen = json.loads(got.out)
+    assert seen['sites']['/home']['state_name'] == 'RUN'
+    assert seen['batteries']['/home/house']['soc'] == 0.5 and seen['batteries']['/home/house']['soh'] is None
+    assert seen['meters']['/home/meter']['active_power'] == 1234.0
+    assert seen['faults'][0]['id'] == 'test.hot' and seen['silent'] == []
+    table = bess('watch', '--once')
+    assert table.code == 0 and '1.23 kW' in table.out and '50.0 %' in table.out and 'CRITICAL' in table.out
+    none = bess('status', '--site', 'nowhere', '--timeout', '0.7')
+    assert none.code == 1 and '/nowhere' in none.err and '/home' in none.err
+
+
+def test_watch_topic_and_cells(site: Any) -> None:
+    got = bess('watch', '--topic', '/home/meter/status', '--count', '2', '--for', '5')
+    lines = [json.loads(line) for line in got.out.splitlines()]
+    assert got.code == 0 and [m['active_power'] for m in lines] == [1234.0, 1234.0]
+    cells = bess('watch', '--cells', 'bms_a', '--once')
+    assert cells.code == 0 and '3.302 V' in cells.out and 'spread 4 mV' in cells.out and 'balancing' in cells.out
+    lost = bess('watch', '--topic', '/home/metre/status', '--timeout', '0.7')
+    assert lost.code == 1 and '/home/meter/status' in lost.err
+
+
+def test_schedule(site: Any) -> None:
+    got = bess('schedule', 'house', '--power', '1500', '--start', '+10s', '--for', '30m', '--json')
+    answer = json.loads(got.out)
+    assert got.code == 0 and answer['accepted'] and answer['end'] - answer['start'] == pytest.approx(1800.0)
+    assert answer['start'] == pytest.approx(time.time() + 10.0, abs=8.0)
+    event = str(answer['event_id'])
+    refused = bess('schedule', '/home/house', '--power=-99kW', '--for', '5')
+    assert refused.code == 1 and 'refused: at most 5000 W' in refused.err
+    listed = bess('schedule', 'house', 'list')
+    assert listed.code == 0 and 'charge 1500 W' in listed.out and event in listed.out
+    at = bess('schedule', 'house', 'at', '+1m')
+    assert at.code == 0 and 'charge 1500 W' in at.out
+    assert bess('schedule', 'house', 'cancel', event).code == 0
+    again = bess('schedule', 'house', 'cancel', event)
+    assert again.code == 1 and 'no such request' in again.err
+    lost = bess('schedule', 'hause', '--current', '5', '--for', '5', '--timeout', '0.7')
+    assert lost.code == 1 and '/home/house' in lost.err and lost.err.count('\n') == 1
+
+
+def test_mode(site: Any) -> None:
+    shown = bess('mode')
+    assert shown.code == 0 and '/home: RUN' in shown.out and 'available: peak, self_consumption, none' in shown.out
+    assert bess('mode', 'peak').code == 0
+    assert json.loads(bess('mode', '--json').out)['mode'] == 'peak'
+    wrong = bess('mode', 'peek')
+    assert wrong.code == 1 and 'peak, self_consumption' in wrong.err
+    assert bess('mode', 'stop').out.strip() == '/home: stopped'
+    assert json.loads(bess('mode', 'maintenance', 'on', '--json').out) == {
+        'site': '/home', 'accepted': True, 'message': 'maintenance True'}
+    assert bess('mode', 'start').code == 1
+
+
+def test_faults(site: Any) -> None:
+    listed = json.loads(bess('faults', '--json').out)
+    assert [(f['source'], f['id'], f['severity_name']) for f in listed] == [('bms_a', 'test.hot', 'CRITICAL')]
+    text = bess('faults')
+    assert 'latched' in text.out and 'too hot' in text.out
+    refused = bess('faults', 'clear', 'bms_a', 'test.other')
+    assert refused.code == 1 and "no fault 'test.other'" in refused.err
+    assert bess('faults', 'clear', 'bms_a').code == 0
+    assert bess('faults').out == 'no faults\n'
+    lost = bess('faults', 'clear', 'bms_x', '--timeout', '0.7')
+    assert lost.code == 1 and '/home/bms_a' in lost.err
+
+
+def test_call_and_nodes(site: Any) -> None:
+    listed = bess('nodes', '--json')
+    nodes = {n['name']: n for n in json.loads(listed.out)}
+    assert nodes['/home/bms_a']['state'] == 'unconfigured' and nodes['/home/bms_a']['process'] == 'control'
+    assert nodes['/home/bms_a']['heartbeat_age_s'] < 1.0
+    moved = bess('call', '/home/bms_a/change_state', '{transition: {label: configure}}')
+    assert moved.code == 0 and json.loads(moved.out) == {'success': True}
+    assert json.loads(bess('call', 'bms_a/get_state').out)['current_state']['label'] == 'inactive'
+    refused = bess('call', 'bms_a/change_state', '{transition: {id: 4}}')
+    assert refused.code == 1 and json.loads(refused.out) == {'success': False}
+    wrong = bess('call', 'house/schedule_set_power', '{power: 5, ends: now}')
+    assert wrong.code == 2 and "did you mean 'end'" in wrong.err
+    typed = bess('call', '/home/house/schedule_set_power', 'bess/srv/ScheduleSetPower', '{power: 7, end: +1h}')
+    assert typed.code == 0 and json.loads(typed.out)['accepted']
+    other = bess('call', '/home/house/schedule_set_power', 'std_srvs/srv/Trigger', '--timeout', '0.7')
+    assert other.code == 1 and 'is of type bess/srv/ScheduleSetPower' in other.err
+    several = bess('call', 'clear_fault')
+    assert several.code in (0, 1, 2)  # one node offers it here
+    lost = bess('call', '/home/house/schedule_set_powr', '--timeout', '0.7')
+    assert lost.code == 1 and '/home/house/schedule_set_power' in lost.err
+    mute = bess('call', '/home/mute', '--timeout', '0.7')
+    assert mute.code == 1 and 'no answer within 0.7 s' in mute.err
+
+
+def test_record_and_replay(site: Any, tmp_path: Path) -> None:
+    got = bess('record', '--out', str(tmp_path), '--for', '2', '--topics', '/home/meter/*', '--json')
+    assert got.code == 0, got.err
+    result = json.loads(got.out)
+    assert result['topics'] == ['/home/meter/status'] and result['messages'] > 5 and result['dropped'] == 0
+    told = json.loads(bess('replay', result['bag'], '--info', '--json').out)
+    assert told['messages'] == result['messages']
+    assert told['topics']['/home/meter/status']['type'] == 'bess/msg/MeterStatus'
+    live = bess('replay', result['bag'])
+    assert live.code == 1 and 'published by somebody now' in live.err
+    nothing = bess('record', '--out', str(tmp_path), '--for', '0.5', '--topics', '/nothing')
+    assert nothing.code == 1 and 'no message came' in nothing.err
+
+
+def test_replay_publishes(site: Any, tmp_path: Path, plugin: dict,
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    from bess_telemetry.replay_node import NodePublishers
+
+    bag = json.loads(bess('record', '--out', str(tmp_path), '--for', '1.5', '--topics', '/home/meter/*', '--json').out)
+    plugin['bess.telemetry', 'publishers'] = NodePublishers
+    watch = subprocess.Popen([sys.executable, '-m', 'bess_core.cli.main', 'watch', '--topic', '/again/home/meter/status',
+                              '--count', '3', '--for', '20', '--timeout', '20'], env=ENV, stdout=subprocess.PIPE, text=True)
+    args = argparse.Namespace(bag=Path(bag['bag']), info=False, rate=4.0, topics=[], start=None, length=None, loop=False,
+                              prefix='again', wait=10.0, force=False, json=True)
+    assert replay.run(args) == 0
+    assert json.loads(capsys.readouterr().out)['messages'] == bag['messages']
+    out, _ = watch.communicate(timeout=20.0)
+    assert watch.returncode == 0
+    assert [json.loads(line)['active_power'] for line in out.splitlines()] == [1234.0] * 3
+
+
+def test_ctrl_c_ends_a_watch(site: Any) -> None:
+    process = subprocess.Popen([sys.executable, '-m', 'bess_core.cli.main', 'watch', '--json', '--period', '0.2'], env=ENV,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())['sites']
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5.0) == 130
+
+
+def test_doctor(site: Any, tmp_path: Path) -> None:
+    file = tmp_path / 'tiny.yaml'
+    file.write_text(SITE)
+    got = bess('doctor', str(file), '--state', str(tmp_path), '--json')
+    found = {f['name']: f for f in json.loads(got.out)}
+    for name in ('python', 'rclpy', 'interfaces', 'field checks', 'executor', 'state folder', 'site file'):
+        assert found[name]['level'] == 'OK', found[name]
+    file.write_text(SITE.replace('type: site', 'type: sight'))
+    bad = bess('doctor', str(file))
+    assert bad.code == 1 and 'tiny.yaml:4' in bad.out and 'FAIL' in bad.out
+
+
+# -- the small site ------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """A site with one battery, one meter, one real lifecycle node and scripted answers."""
+    from dataclasses import dataclass
+    from tempfile import mkdtemp
+
+    from std_srvs.srv import SetBool, Trigger
+
+    from bess.msg import BatteryStatus, CellArray, MeterStatus, ScheduleEntry, SystemState
+    from bess.srv import CancelSchedule, ListSchedule, ScheduleSetCurrent, ScheduleSetPower, SetMode
+    from bess_core import qos
+    from bess_core.clock import Clock
+    from bess_core.context import NodeContext
+    from bess_core.node import BessNode
+    from bess_core.runtime import Runtime
+    from bess_core.ticker import RealTicker
+    from bess_core.values import Severity
+
+    @dataclass(frozen=True)
+    class Params:
+        """None."""
+
+    class Bms(BessNode):
+        """Real lifecycle, heartbeat and faults."""
+
+    Bms.Params = Params
+    with Runtime() as runtime:
+        from rclpy.node import Node
+
+        clock = Clock()
+        ticker = RealTicker(clock, runtime.post)
+        bms = Bms('bms_a', Params(), NodeContext('/home', Path(mkdtemp()), clock, ticker, runtime.post))
+        bms.raise_fault('test.hot', Severity.CRITICAL, 'too hot: 71 degC')
+        bms.clear_fault('test.hot')
+        node = Node('rest', namespace='/home', start_parameter_services=False, enable_rosout=False)
+        state = node.create_publisher(SystemState, 'system_state', qos.STATE)
+        now = SystemState(state=SystemState.RUN, cause='test', mode='self_consumption')
+        state.publish(now)
+        battery = node.create_publisher(BatteryStatus, 'house/status', qos.MEASUREMENT)
+        meter = node.create_publisher(MeterStatus, 'meter/status', qos.MEASUREMENT)
+        cells = node.create_publisher(CellArray, 'bms_a/cells', qos.MEASUREMENT)
+        entries: dict[int, ScheduleEntry] = {}
+
+        def publish(_: object) -> None:
+            battery.publish(BatteryStatus(power=-250.0, soc=0.5, soh=float('nan'), max_charge_power=5000.0))
+            meter.publish(MeterStatus(active_power=1234.0))
+            cells.publish(CellArray(voltages=[3.3, 3.302, 3.304], temperatures=[21.5], balancing=[False, False, True]))
+
+        def add(value: float, is_power: bool, request: Any, response: Any) -> Any:
+            response.accepted = abs(value) <= 5000.0
+            if response.accepted:
+                response.event_id = len(entries) + 5
+                entries[response.event_id] = ScheduleEntry(
+                    event_id=response.event_id, start=request.start, end=request.end, is_power=is_power, value=value)
+            else:
+                response.message = 'at most 5000 W'
+            return response
+
+        def listing(request: Any, response: Any) -> Any:
+            response.entries = list(entries.values())
+            hits = [e for e in entries.values() if e.start.sec <= request.at.sec < e.end.sec]
+            if hits:
+                response.active_at, response.is_power_at, response.value_at = True, True, hits[-1].value
+            return response
+
+        def cancel(request: Any, response: Any) -> Any:
+            response.accepted = entries.pop(request.event_id, None) is not None
+            response.cancelled, response.message = int(response.accepted), '' if response.accepted else 'no such request'
+            return response
+
+        def set_mode(request: Any, response: Any) -> Any:
+            response.available = ['peak', 'self_consumption']
+            response.accepted = request.mode in response.available
+            response.message = 'ok' if response.accepted else f'unknown mode {request.mode!r}'
+            if response.accepted:
+                now.mode = request.mode
+                state.publish(now)
+            return response
+
+        def say(ok: bool, text: str, response: Any) -> Any:
+            response.success, response.message = ok, text
+            return response
+
+        def mute(_: Any, response: Any) -> Any:
+            time.sleep(1.5)  # longer than the caller waits
+            return response
+
+        for name, kind, answer in (
+                ('house/schedule_set_power', ScheduleSetPower, lambda q, r: add(q.power, True, q, r)),
+                ('house/schedule_set_current', ScheduleSetCurrent, lambda q, r: add(q.current, False, q, r)),
+                ('house/list_schedule', ListSchedule, listing), ('house/cancel_schedule', CancelSchedule, cancel),
+                ('site/set_mode', SetMode, set_mode), ('mute', Trigger, mute),
+                ('site/start', Trigger, lambda q, r: say(False, 'refused', r)),
+                ('site/stop', Trigger, lambda q, r: say(True, 'stopped', r)),
+                ('site/set_maintenance', SetBool, lambda q, r: say(True, f'maintenance {q.data}', r))):
+            node.create_service(kind, name, answer)
+        ticker.every(0.1, publish)
+        runtime.executor.add_node(bms)
+        runtime.executor.add_node(node)
+        print('ready', flush=True)
+        runtime.spin()
+        ticker.stop()
+        bms.close()
+        for known in (bms, node):
+            runtime.executor.remove_node(known)
+            known.destroy_node()
+
+
+if __name__ == '__main__':
+    serve()

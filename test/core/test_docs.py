@@ -1,0 +1,171 @@
+"""The generated pages fit the code, and the generator notices when something is missing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+
+import generate_docs
+from docgen import cell, contract, faults, parameters
+from docgen.faults import Found
+
+from bess_core.site import known_types
+
+
+def interface(tmp_path: Path, text: str, name: str = 'Thing.msg') -> contract.Interface:
+    path = tmp_path / name
+    path.write_text(text)
+    return contract.parse(path)
+
+
+def test_pages_are_up_to_date_and_nothing_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate_docs.main(['--check']) == 0, capsys.readouterr().out
+
+
+def test_check_fails_and_writes_nothing_when_a_page_differs(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'docs').mkdir()
+    page = tmp_path / 'docs' / 'a.md'
+    page.write_text('old\n')
+    monkeypatch.setattr(generate_docs, 'ROOT', tmp_path)
+    monkeypatch.setattr(generate_docs, 'PAGES', {'a.md': lambda _: ('new\n', [])})
+    assert generate_docs.main(['--check']) == 1
+    assert 'docs/a.md is out of date' in capsys.readouterr().out
+    assert page.read_text() == 'old\n'
+    assert generate_docs.main([]) == 0
+    assert page.read_text() == 'new\n'
+    assert generate_docs.main(['--check']) == 0
+
+
+def test_columns_of_a_field(tmp_path: Path) -> None:
+    made = interface(tmp_path, '# A thing.\nfloat64 p  # W, + = charging, at the AC side (fast, exact); NaN unknown\n')
+    assert made.parts[0][0].columns == ['`p`', '`float64`', 'W', '+ = charging', 'NaN unknown',
+                                        'at the AC side (fast, exact)']
+
+
+@pytest.mark.parametrize(('text', 'problem'), [
+    ('float64 p  # W\n', 'no comment at the top'),
+    ('# A thing.\nfloat64 p\n', 'p: no comment'),
+    ('# A thing.\nuint8 X=1\n', 'X: no comment'),
+    ('# A thing.\nfloat64 p  # how much\n', 'p: no unit'),
+])
+def test_what_a_comment_lacks_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
+    assert [p for p in contract.missing(interface(tmp_path, text)) if problem in p]
+
+
+def test_a_service_has_a_request_and_an_answer(tmp_path: Path) -> None:
+    made = interface(tmp_path, '# Asks.\n---\nbool ok  # whether it went well\n', 'Ask.srv')
+    assert [[m.name for m in part] for part in made.parts] == [[], ['ok']]
+
+
+def test_a_line_that_is_no_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'Thing\.msg:2: not a field'):
+        interface(tmp_path, '# A thing.\nfloat64\n')
+
+
+def test_carriers_are_found_in_the_code() -> None:
+    found = {(u.kind, u.type, u.name, u.owner) for u in contract.uses(ROOT)}
+    assert ('serves', 'SetContactor', '~/set_contactor', 'battery driver') in found
+    assert ('publishes', 'MeterStatus', '~/status', 'meter driver') in found
+    assert ('reads', 'PowerProposal', '<site>/proposals', 'power manager') in found
+
+
+def test_every_service_of_the_contract_has_a_server_and_every_message_a_carrier() -> None:
+    used = {u.type for u in contract.uses(ROOT)}
+    inside = {'Fault', 'DecisionStep', 'ScheduleEntry'}  # parts of other messages
+    own = {p.stem for kind in ('msg', 'srv') for p in (ROOT / kind).iterdir()}
+    assert own - used - inside == set()
+
+
+def test_every_type_has_a_table_of_parameters() -> None:
+    text, problems = parameters.render()
+    assert not problems
+    assert [t for t in known_types() if f'### `{t}`' not in text and t not in ('acme',)] == []
+
+
+# -- faults --------------------------------------------------------------------------------------
+
+
+def ids(tmp_path: Path, text: str) -> set[tuple[str, str]]:
+    room = tmp_path / 'bess_room'
+    room.mkdir(exist_ok=True)
+    (room / 'a.py').write_text(text)
+    return {(f.id, f.severity) for f in faults.ids_in_code(tmp_path)}
+
+
+def test_ids_are_read_from_every_way_to_raise_one(tmp_path: Path) -> None:
+    text = '''
+NAME = 'a.constant'
+class Node:
+    def f(self, kind, bit):
+        self.raise_fault('a.direct', Severity.ERROR, 'x')
+        self.set_fault(True, 'a.set', Severity.WARNING, 'x')
+        chosen = 'a.one' if kind else 'a.other'
+        self.raise_fault(chosen, Severity.ERROR, 'x')
+        registry.raise_('a.registry', Severity.CRITICAL, 'x', 0.0)
+        return Alarm(NAME, Severity.ERROR, 'x'), Alarm(f'a.bit_{bit}', worst, 'x')
+    def raise_fault(self, fault_id, severity, text):
+        self.faults.raise_(fault_id, severity, text)
+'''
+    assert ids(tmp_path, text) == {
+        ('a.direct', 'ERROR'), ('a.set', 'WARNING'), ('a.one', 'ERROR'), ('a.other', 'ERROR'),
+        ('a.registry', 'CRITICAL'), ('a.constant', 'ERROR'), ('a.bit_*', '')}
+
+
+def test_an_id_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(faults.Unreadable, match=r'a\.py:1'):
+        ids(tmp_path, 'node.raise_fault(table[3], Severity.ERROR, "x")\n')
+
+
+@pytest.mark.parametrize(('catalogue', 'found', 'problem'), [
+    ({}, [Found('a.b', 'ERROR', 'f:1')], "f:1: fault 'a.b' is not in"),
+    ({'a.b': 'ERROR'}, [], "nothing in the code raises 'a.b'"),
+    ({'a.b': 'WARNING'}, [Found('a.b', 'ERROR', 'f:1')], 'a.b is ERROR, docs/faults.yaml says WARNING'),
+    ({'a.b': 'BAD'}, [Found('a.b', '', 'f:1')], "severity 'BAD'"),
+    ({'k.x': 'ERROR'}, [Found('k.*', '', 'f:1')], "'k.y' is not in"),
+])
+def test_catalogue_and_code_must_agree(catalogue: dict[str, str], found: list[Found], problem: str) -> None:
+    assert any(problem in p for p in faults.compare(catalogue, found, {'k.*': {'k.x', 'k.y'}}))
+
+
+def test_agreement_has_no_problems() -> None:
+    found = [Found('a.b', 'ERROR', 'f:1'), Found('k.*', '', 'f:2'), Found('n.*', 'WARNING', 'f:3')]
+    catalogue = {'a.b': 'ERROR', 'k.x': 'ERROR', 'n.*': 'WARNING'}
+    assert faults.compare(catalogue, found, {'k.*': {'k.x'}}) == []
+
+
+# -- links ---------------------------------------------------------------------------------------
+
+
+def test_cells_of_a_table_keep_code_and_escape_the_rest() -> None:
+    assert cell('a <b> `<c>` | d') == 'a &lt;b> `<c>` \\| d'
+
+
+@pytest.mark.parametrize('page', ['README.md', 'CHANGELOG.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))])
+def test_links_between_the_pages_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    text = re.sub(r'^```.*?^```', '', path.read_text(encoding='utf-8'), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r'(?<!!)\[[^\]]*\]\(([^)\s]+)\)', text):
+        if '://' in target:
+            continue
+        file, _, anchor = target.partition('#')
+        there = (path.parent / file) if file else path
+        assert there.exists(), f'{page}: {target}'
+        if anchor:
+            heads = {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-')
+                     for h in re.findall(r'^#+ (.+)$', there.read_text(encoding='utf-8'), re.MULTILINE)}
+            assert anchor in heads, f'{page}: {target}'
+
+
+def test_files_named_in_the_pages_exist() -> None:
+    for page in ('README.md', 'docs/design.md', 'docs/sites.md', 'docs/operations.md', 'docs/tutorial_driver.md'):
+        text = (ROOT / page).read_text(encoding='utf-8')
+        for name in re.findall(r'`((?:bess_\w+|test|tools|config|docs|bench|launch)/[\w./]+\.(?:py|yaml|md|sh))`', text):
+            if not name.startswith('bess_example/'):
+                assert (ROOT / name).exists(), f'{page}: {name}'

@@ -1,0 +1,274 @@
+"""The demo site from the wire to the services: real processes, real protocols, nothing replaced."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builtin_interfaces.msg import Time
+from running_site import INVERTERS, REPOSITORY, TELEMETRY, RunningSite, command, write_site
+from std_srvs.srv import Trigger
+
+from bess.msg import BatteryStatus, SystemState
+from bess.srv import CancelSchedule, GetStatus, ListSchedule, ScheduleSetCurrent, SetMode
+from bess_core.clock import split_stamp
+
+TARGET_W, NEAR_W = 20.0, 60.0
+SETTLE_S = 12.0
+TICK_S, POLL_S = 0.1, 0.2  # control tick; poll of the inverters
+BATTERIES = ('unit_a', 'unit_b', 'all', 'house', 'grid')
+SUMMARY_KEYS = {'nodes_active', 'control_ticks', 'tick_jitter_p99_ms', 'limit_violations', 'faults',
+                'energy_import_wh', 'energy_export_wh'}
+
+
+@pytest.fixture(scope='module')
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
+    """The whole demo site."""
+    with RunningSite(tmp_path_factory.mktemp('demo')) as running:
+        yield running
+
+
+@pytest.fixture
+def site(shared_site: RunningSite) -> RunningSite:
+    """The site in RUN under self-consumption, with a constant load, and nothing scheduled."""
+    shared_site.device('world').set(house_power=1500.0, pv_power=0.0)
+    for battery in BATTERIES:
+        shared_site.call(CancelSchedule, f'{battery}/cancel_schedule')
+    assert shared_site.call(SetMode, 'site/set_mode', mode='self_consumption').accepted
+    if not shared_site.state_is(SystemState.RUN):
+        assert shared_site.call(Trigger, 'site/start').success
+    shared_site.wait_for(lambda: near_target(shared_site), SETTLE_S, 'grid power at its target')
+    return shared_site
+
+
+def near_target(site: RunningSite) -> bool:
+    """Whether the grid power is where self-consumption wants it, as the physics know it."""
+    return abs(site.grid_power() - TARGET_W) <= NEAR_W
+
+
+def stamp(wall: float) -> Time:
+    """A point in time for a service; 0 = now."""
+    seconds, nanoseconds = split_stamp(wall)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def schedule(site: RunningSite, battery: str, current: float, seconds: float, start: float = 0.0) -> tuple[Any, float]:
+    """Answer of schedule_set_current, and the wall time of its end."""
+    end = (start or time.time()) + seconds
+    answer = site.call(ScheduleSetCurrent, f'{battery}/schedule_set_current', current=current, start=stamp(start),
+                       end=stamp(end))
+    return answer, end
+
+
+def test_every_node_is_active(site: RunningSite) -> None:
+    assert len(site.nodes_in_file()) == 16
+    assert site.all_active()
+    assert site.starts('control') == [site.pid('control')]
+    assert site.starts('telemetry') == [site.pid('telemetry')]
+    assert site.fault_ids() == []
+    assert (site.state / 'dashboard-password.txt').exists()
+    assert list((site.state / 'recordings').rglob('*.mcap'))
+
+
+@pytest.mark.parametrize('battery', BATTERIES)
+def test_every_battery_answers_the_same_contract(site: RunningSite, battery: str) -> None:
+    answer = site.call(GetStatus, f'{battery}/get_status')
+    status = answer.status
+    assert answer.fresh, answer.message
+    assert status.quality == BatteryStatus.QUALITY_OK
+    assert 0.0 < status.soc < 1.0
+    assert not isnan(status.power)
+    assert status.max_charge_power > 0.0
+    assert status.max_discharge_power > 0.0
+    assert 0.0 < status.energy < status.energy_full
+    assert site.call(ListSchedule, f'{battery}/list_schedule').entries == []
+
+
+@pytest.mark.parametrize(('house', 'pv'), [(600.0, 0.0), (4200.0, 0.0), (400.0, 3600.0)])
+def test_grid_stays_at_its_target_while_the_house_changes(site: RunningSite, house: float, pv: float) -> None:
+    site.device('world').set(house_power=house, pv_power=pv)
+    wanted = TARGET_W - house + pv  # W at the batteries, + = charging
+    site.wait_for(lambda: abs(site.battery_power() - wanted) < 150.0, SETTLE_S, 'batteries carry the difference')
+    site.wait_for(lambda: near_target(site), SETTLE_S, 'grid power at its target')
+    site.holds(lambda: near_target(site), 1.0, 'grid power leaves its target')
+    powers = site.inverter_powers()
+    assert all(power * wanted > 0.0 for power in powers.values()), powers  # both, in the same direction
+
+
+def test_more_than_the_batteries_may_give_comes_from_the_grid(site: RunningSite) -> None:
+    site.device('world').set(house_power=14000.0, pv_power=0.0)
+    site.wait_for(lambda: any(step.bound for step in site.trace().steps), SETTLE_S, 'a limit binds')
+
+    def within_limits() -> bool:
+        units = site.world()['units']
+        for name, unit in units.items():
+            assert -unit['inverter']['active_power'] <= unit['inverter']['max_discharge_power'] * 1.01, name
+            assert -unit['pack']['current'] <= unit['pack']['max_discharge_current'] * 1.01, name
+        house = site.battery('house')
+        return -house.power <= house.max_discharge_power * 1.02 + 50.0
+
+    site.holds(within_limits, 2.0, 'house beyond its limit')
+    assert site.grid_power() > 4000.0
+    assert 'limited to' in site.trace().text
+
+
+def test_self_consumption_and_the_grid_share_work_side_by_side(site: RunningSite) -> None:
+    before = site.battery_power()
+    answer, end = schedule(site, 'grid', -12.0, 2.0)
+    assert answer.accepted, answer.message
+    asked = -12.0 * site.battery('all').voltage
+    site.wait_for(lambda: site.battery_power() < before + 0.6 * asked, 1.5, 'the inverters give more')
+    site.wait_for(lambda: abs(site.battery('grid').power - asked) < 0.15 * abs(asked), 1.5, 'the share gives it')
+    assert site.battery('grid').setpoint_source == f'schedule:{answer.event_id}'
+    house = site.battery('house')
+    assert house.setpoint_source == 'power_manager'
+    assert house.power < -500.0
+    site.wait_for(lambda: time.time() > end, 3.0)
+    site.wait_for(lambda: abs(site.battery('grid').power) < 20.0, 1.0, 'the share rests after the end')
+    site.wait_for(lambda: near_target(site), SETTLE_S, 'grid power at its target')
+
+
+@pytest.mark.parametrize('battery', BATTERIES)
+def test_schedule_moves_power_and_ends(site: RunningSite, battery: str) -> None:
+    assert site.call(SetMode, 'site/set_mode', mode='none').accepted
+    site.wait_for(lambda: site.at_zero() and not site.battery('unit_a').setpoint_source
+                  and not site.battery('unit_b').setpoint_source, 6.0, 'nobody asks for power')
+    answer, end = schedule(site, battery, 8.0, 1.5, start=time.time() + 0.3)
+    assert answer.accepted, answer.message
+    entries = site.call(ListSchedule, f'{battery}/list_schedule').entries
+    assert [(e.event_id, e.value, e.is_power) for e in entries] == [(answer.event_id, 8.0, False)]
+    asked = 8.0 * site.battery(battery).voltage
+    site.wait_for(lambda: abs(site.battery_power() - asked) < 0.15 * asked, 2.0, f'{asked:.0f} W at the inverters')
+    if battery.startswith('unit'):
+        other = site.inverter_powers()['unit_a' if battery == 'unit_b' else 'unit_b']
+        assert abs(other) < 15.0
+    assert site.battery(battery).setpoint_source == f'schedule:{answer.event_id}'
+    assert time.time() < end, 'the power came after the end'
+    site.wait_for(site.at_zero, end - time.time() + 1.0, 'zero after the end')
+    assert time.time() > end - 0.1, 'the power went before the end'
+    assert site.call(ListSchedule, f'{battery}/list_schedule').active_at is False
+
+
+def test_what_cannot_be_scheduled_is_refused_with_the_reason(site: RunningSite) -> None:
+    for current, seconds, word in ((5000.0, 2.0, 'limit'), (float('nan'), 2.0, 'nan'), (5.0, -2.0, 'end')):
+        answer, _ = schedule(site, 'all', current, seconds)
+        assert not answer.accepted
+        assert answer.event_id == 0
+        assert answer.message, word
+    assert site.call(ListSchedule, 'all/list_schedule').entries == []
+
+
+def orders(site: RunningSite, inverter: str, since: float) -> list[tuple[float, int]]:
+    """(monotonic s, W) of the powers written to an inverter: the only point of two registers."""
+    out = []
+    for write in site.device(inverter).writes():
+        if write['time'] > since and len(write['values']) == 2:
+            high, low = write['values']
+            out.append((write['time'], (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)))
+    return out
+
+
+def test_stop_puts_zero_on_the_wire_within_a_tick_and_a_poll(site: RunningSite) -> None:
+    site.wait_for(lambda: site.battery_power() < -1000.0, SETTLE_S)
+    asked = time.monotonic()
+    assert site.call(Trigger, 'site/stop').success
+    site.wait_for(site.at_zero, 2.0, 'inverters at zero')
+    site.holds(site.at_zero, 1.0, 'power although the site was stopped')
+    for inverter in INVERTERS:
+        written = orders(site, inverter, asked)
+        zeros = [at for at, power in written if power == 0]
+        assert zeros, inverter
+        print(f'{inverter}: zero on the wire {(zeros[0] - asked) * 1e3:.0f} ms after the call')
+        assert zeros[0] - asked <= TICK_S + POLL_S
+        assert all(power == 0 for at, power in written if at > zeros[0]), 'an order followed the stop'
+    assert site.state_is(SystemState.SLEEP)
+    answer, _ = schedule(site, 'unit_a', 10.0, 1.0)  # a schedule is no way around a stop
+    site.holds(site.at_zero, 0.8, 'a schedule moved power although the site was stopped')
+    assert site.call(Trigger, 'site/start').success
+    site.wait_for(lambda: site.state_is(SystemState.RUN), 2.0, 'RUN')
+    site.wait_for(lambda: near_target(site), SETTLE_S, 'grid power at its target')
+
+
+def test_without_a_mode_nothing_is_asked(site: RunningSite) -> None:
+    answer = site.call(SetMode, 'site/set_mode', mode='nonsense')
+    assert not answer.accepted
+    assert 'nonsense' in answer.message
+    assert answer.available == ['self_consumption']
+    assert near_target(site)
+    assert site.call(SetMode, 'site/set_mode', mode='none').accepted
+    site.wait_for(site.at_zero, 3.0, 'inverters at zero')
+    assert site.state_is(SystemState.RUN)
+    site.wait_for(lambda: site.site_state().mode == '', 1.0)  # type: ignore[union-attr]
+    site.wait_for(lambda: site.trace().text.startswith('nobody asks'), 1.0, 'a decision that says so')
+
+
+def test_up_for_some_seconds_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
+    path = write_site(tmp_path / 'site.yaml')
+    run = subprocess.run(command(path, tmp_path / 'state', '--for', '8'), cwd=REPOSITORY, capture_output=True,
+                         text=True, timeout=40, check=False)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads(run.stdout.splitlines()[-1])
+    assert set(summary) >= SUMMARY_KEYS
+    assert summary['nodes_active'] == 16
+    assert summary['control_ticks'] >= 20
+    assert summary['tick_jitter_p99_ms'] >= 0.0
+    assert summary['limit_violations'] == 0
+    assert summary['faults'] == [], run.stderr
+    assert summary['energy_import_wh'] >= 0.0
+    assert summary['energy_export_wh'] >= 0.0
+
+
+def test_ctrl_c_ends_in_order_with_the_inverters_at_zero(tmp_path: Path) -> None:
+    with RunningSite(tmp_path, without=TELEMETRY) as site:
+        site.device('world').set(house_power=2500.0, pv_power=0.0)
+        site.wait_for(lambda: site.battery_power() < -1500.0, SETTLE_S)
+        devices = {name: site.device(name) for name in (*INVERTERS, 'world')}
+        assert all(control.status() for control in devices.values())  # connected: asked until they end
+        pids, asked = site.own_pids(), time.monotonic()
+        site.process.send_signal(signal.SIGINT)
+        site.wait_for(site.at_zero, 5.0, 'inverters at zero before the devices end')
+        print(f'inverters at zero {time.monotonic() - asked:.2f} s after Ctrl-C')
+        code, summary = site.ended(pids)
+        assert code == 0, site.words()
+        assert summary['nodes_active'] == 14
+        assert summary['limit_violations'] == 0
+        assert not (site.state / 'sim' / 'bench.json').exists()
+        ended = site.events('process ends', 'control')
+        assert len(ended) == 1
+
+
+def test_site_on_measured_house_data(shared_data: Path, tmp_path: Path) -> None:
+    """A sunny noon of the measured house: batteries charge, grid at its target as far as limits allow."""
+    profile = shared_data / 'load_pv' / 'emhass_home_pv_load_30min.csv'
+    if not profile.exists():
+        pytest.skip(f'no measured house at {profile}')
+
+    def measured(data: dict[str, Any]) -> None:
+        data['simulation'] |= {
+            'start': '2022-05-08T13:10:00',
+            'house': {'profile': str(profile), 'time': 'timestamp', 'load': 'P_Load'},
+            'pv': {'profile': str(profile), 'time': 'timestamp', 'pv': 'P_PV'},
+        }
+
+    with RunningSite(tmp_path, without=TELEMETRY, edit=measured) as site:
+        world = site.world()
+        rows = [line.split(',') for line in profile.read_text().splitlines() if line.startswith('2022-05-08 13:')]
+        loads = [float(row[2]) for row in rows]
+        assert min(loads) * 0.9 - 50 <= abs(world['house_power']) <= max(loads) * 1.1 + 50
+        assert abs(world['pv_power']) > 500.0
+        site.wait_for(lambda: near_target(site), SETTLE_S, 'grid power at its target')
+        site.holds(lambda: near_target(site), 2.0, 'grid power leaves its target')
+        assert site.battery_power() > 100.0  # more sun than load
+        code, summary = site.end()
+        assert code == 0
+        assert summary['limit_violations'] == 0
+        assert summary['faults'] == []
+        assert yaml.safe_load(site.site.read_text())['simulation']['house']['profile'] == str(profile)
