@@ -34,7 +34,7 @@ def free_port() -> int:
 def port_settings() -> list[str]:
     """--set arguments that move every device and the dashboard of the demo site to free ports."""
     words = []
-    for name in ('meter', 'inverter_a', 'bms_b', 'inverter_b'):
+    for name in ('meter', 'pv_meter', 'inverter_a', 'bms_b', 'inverter_b'):
         address = f'tcp://127.0.0.1:{free_port()}'
         words += ['--set', f'nodes.{name}.address={address}', '--set', f'simulation.devices.{name}.address={address}']
     return [*words, '--set', f'nodes.dashboard.port={free_port()}']

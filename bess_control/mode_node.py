@@ -23,6 +23,8 @@ from bess_core.values import BatteryReading, MeterReading, Severity
 
 from .proposals import Proposal
 
+PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModeParams:
@@ -59,6 +61,7 @@ class ModeNode(BessNode):
     def on_bess_activate(self) -> None:
         """Start bumplessly from the next sample."""
         self._mode.reset()
+        self._sound_at = self.clock.now()
 
     def on_bess_deactivate(self) -> None:
         """The last proposal is withdrawn at once: a void one with the shortest lease takes its place."""
@@ -95,7 +98,10 @@ class ModeNode(BessNode):
             self.progress += 1
             self._publish(proposal)
         problem = getattr(self._mode, 'problem', '')
-        self.set_fault(bool(problem), 'mode.input', Severity.WARNING, problem)
+        now = self.clock.now()
+        if not problem:
+            self._sound_at = now
+        self.set_fault(now - self._sound_at > PROBLEM_S, 'mode.input', Severity.WARNING, problem)
 
     def _publish(self, proposal: Proposal) -> None:
         message = PowerProposal(

@@ -75,6 +75,7 @@ class BessNode(LifecycleNode):
         self._handles: list[Handle] = []
         self._own_handles: list[Handle] = []
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
+        self._unsaved = False  # latched faults that the disk did not take
         self.faults = self._load_faults()
         self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.FAULTS)
         self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
@@ -178,12 +179,24 @@ class BessNode(LifecycleNode):
         ]
         self._fault_publisher.publish(message)
         if any(r.latched for r in records) or self._fault_file.exists():
-            self._fault_file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._fault_file.with_suffix('.tmp')
-            temporary.write_text(json.dumps(self.faults.to_dict()))
-            temporary.replace(self._fault_file)
+            self._save_faults()
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _save_faults(self) -> None:
+        temporary = self._fault_file.with_suffix('.tmp')
+        try:
+            self._fault_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.faults.to_dict()))
+            temporary.replace(self._fault_file)
+        except OSError as error:  # a full disk must not stop a node, least of all while it reports a fault
+            if not self._unsaved:
+                self._unsaved = True
+                self.raise_fault('node.fault_save', Severity.ERROR, f'latched faults cannot be saved: {error}')
+            return
+        if self._unsaved:
+            self._unsaved = False
+            self.clear_fault('node.fault_save')
 
     def _load_faults(self) -> FaultRegistry:
         name = self.get_name()
@@ -191,7 +204,7 @@ class BessNode(LifecycleNode):
             return FaultRegistry(name)
         try:
             return FaultRegistry.from_dict(json.loads(self._fault_file.read_text()))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             # A file that cannot be read may have held a critical fault: say so, loudly and latched.
             registry = FaultRegistry(name)
             text = f'stored faults cannot be read: {error}'

@@ -70,7 +70,8 @@ def simulated_specs(site: Site, plant: Plant, config: BenchConfig, tick: float) 
                 raise ValueError(f'{spec.name}: no simulated device of this name in simulation.devices; known: {known}')
             cls = shell(bound(spec.role, plant))
             values = {f.name: getattr(parameters, f.name) for f in fields(cls.Shell)}
-            parameters = cls.Params(**values, address=f'plant:{spec.name}', plant_unit=device.unit)
+            parameters = cls.Params(**values, address=f'plant:{spec.name}',
+                                    plant_unit=device.unit or str(device.options.get('measures', '')))
         specs.append(replace(spec, cls=cls, params=at_tick(parameters, tick)))
     return specs
 

@@ -88,6 +88,7 @@ class Plant:
         self.phase_power = (0.0, 0.0, 0.0)
         self.reactive_power = 0.0
         self.energy_import = self.energy_export = 0.0  # Ws
+        self.pv_energy = 0.0  # Ws generated
         self.faults: dict[tuple[str, str, int], PlantFault] = {}
         self._measure()
 
@@ -128,6 +129,7 @@ class Plant:
                     unit.discharged -= current * dt / 3600.0
         self.time = now + dt
         self._measure()
+        self.pv_energy -= self.pv_power * dt
         net = sum(self.phase_power)
         if net > 0.0:
             self.energy_import += net * dt
@@ -223,6 +225,17 @@ class Plant:
             frequency=self.grid.frequency,
             energy_import=self.energy_import / 3600.0,
             energy_export=self.energy_export / 3600.0,
+        )
+
+    def pv_meter(self) -> MeterSample:
+        """See `PlantApi`."""
+        phases = [0.0, 0.0, 0.0]
+        _put(phases, self.pv_power, self.config.pv.phase)
+        return MeterSample(
+            phase_power=(phases[0], phases[1], phases[2]),
+            voltage=self.grid.voltage,
+            frequency=self.grid.frequency,
+            energy_export=self.pv_energy / 3600.0,
         )
 
     def set_inverter(

@@ -77,6 +77,9 @@ class PlantApi(Protocol):
     def meter(self) -> MeterSample:
         """Present state of the grid connection."""
 
+    def pv_meter(self) -> MeterSample:
+        """What a meter in the line of the PV plant measures: generation is negative, counted as export."""
+
     def set_inverter(self, name: str, power: float, reactive_power: float, ramp: float = nan) -> None:
         """Order of the inverter's controller: W and var at AC, ramp in W/s (NaN = the inverter's own)."""
 
@@ -91,6 +94,7 @@ class StaticPlant:
     packs: dict[str, PackSample] = field(default_factory=dict)
     inverters: dict[str, InverterSample] = field(default_factory=dict)
     meter_sample: MeterSample = field(default_factory=MeterSample)
+    pv_sample: MeterSample = field(default_factory=MeterSample)
     orders: list[tuple[str, float, float, float]] = field(default_factory=list)
 
     def pack(self, name: str) -> PackSample:
@@ -104,6 +108,10 @@ class StaticPlant:
     def meter(self) -> MeterSample:
         """See `PlantApi`."""
         return self.meter_sample
+
+    def pv_meter(self) -> MeterSample:
+        """See `PlantApi`."""
+        return self.pv_sample
 
     def set_inverter(self, name: str, power: float, reactive_power: float, ramp: float = nan) -> None:
         """See `PlantApi`."""

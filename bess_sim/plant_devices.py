@@ -114,7 +114,7 @@ class PlantMeter(PlantDevice):
 
     def read(self, now: float) -> MeterReading:
         """One snapshot."""
-        s = self.plant.meter()
+        s = self.plant.pv_meter() if self.unit == 'pv' else self.plant.meter()
         power = sum(s.phase_power)
         return MeterReading(
             time=now, voltage=s.voltage, phase_power=s.phase_power, active_power=power,

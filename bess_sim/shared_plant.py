@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PACK = 13  # scalars of a pack before its cells, temperatures and balancing flags
 _INVERTER = 16
 _METER = 10
+_PV = 4  # W per phase, Wh
 _ORDER = 8  # inverter: counter, W, var, W/s; switches: counter, charge, discharge; one spare
 
 
@@ -32,7 +33,7 @@ class SharedPlant:
     def __init__(self, units: dict[str, tuple[int, int]]) -> None:
         self._units = dict(units)
         self._at: dict[str, tuple[int, int, int]] = {}  # first index of pack, inverter, order
-        position = _METER
+        position = _METER + _PV
         for name, (cells, sensors) in units.items():
             pack_size = _PACK + 2 * cells + sensors
             self._at[name] = (position, position + pack_size, position + pack_size + _INVERTER)
@@ -59,6 +60,8 @@ class SharedPlant:
             *meter.phase_power, meter.reactive_power, *meter.voltage, meter.frequency,
             meter.energy_import, meter.energy_export,
         )  # fmt: skip
+        pv = plant.pv_meter()
+        view[_METER : _METER + _PV] = (*pv.phase_power, pv.energy_export)
         for name, (pack_at, inverter_at, order_at) in self._at.items():
             view[pack_at:inverter_at] = _from_pack(plant.pack(name))
             view[inverter_at:order_at] = _from_inverter(plant.inverter(name))
@@ -126,6 +129,11 @@ class SharedPlant:
         """See `PlantApi`."""
         v = self._read(0, _METER)
         return MeterSample((v[0], v[1], v[2]), v[3], (v[4], v[5], v[6]), v[7], v[8], v[9])
+
+    def pv_meter(self) -> MeterSample:
+        """See `PlantApi`."""
+        grid, v = self.meter(), self._read(_METER, _PV)
+        return MeterSample((v[0], v[1], v[2]), 0.0, grid.voltage, grid.frequency, 0.0, v[3])
 
     def set_inverter(
         self, name: str, power: float, reactive_power: float, ramp: float = nan

@@ -212,11 +212,25 @@ def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFault
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+class PvLine:
+    """A plant whose meter sits in the line of the PV plant."""
+
+    def __init__(self, plant: PlantApi) -> None:
+        self._plant = plant
+        self.meter = plant.pv_meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plant, name)
+
+
 def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.carlo_gavazzi import CarloGavazziSimulator
 
-    options = _options(config, unit_id=1, model='em340')
-    registers = CarloGavazziSimulator(plant, faults, model=options['model'])
+    options = _options(config, unit_id=1, model='em340', measures='grid')
+    if options['measures'] not in ('grid', 'pv'):
+        raise ValueError(f'{config.kind}: measures must be "grid" or "pv", not {options["measures"]!r}')
+    measured = PvLine(plant) if options['measures'] == 'pv' else plant
+    registers = CarloGavazziSimulator(measured, faults, model=options['model'])
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import generate_docs
-from docgen import cell, contract, faults, parameters
-from docgen.faults import Found
-
 from bess_core.site import known_types
 
+ROOT = Path(__file__).parents[2]
+PAGES = ['README.md', 'CHANGELOG.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))]
+FILES = re.compile(r'`((?:bess_\w+|test|tools|config|docs|bench|launch)/[\w./]+\.(?:py|yaml|md|sh))`')
 
-def interface(tmp_path: Path, text: str, name: str = 'Thing.msg') -> contract.Interface:
+
+def tool(name: str) -> Any:
+    """A module of tools/, which is a folder of scripts and no package."""
+    folder = str(ROOT / 'tools')
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
+
+
+generate_docs, docgen = tool('generate_docs'), tool('docgen')
+contract, faults, parameters = (tool(f'docgen.{n}') for n in ('contract', 'faults', 'parameters'))
+Found = faults.Found
+
+
+def interface(tmp_path: Path, text: str, name: str = 'Thing.msg') -> Any:
     path = tmp_path / name
     path.write_text(text)
     return contract.parse(path)
@@ -130,7 +142,7 @@ def test_an_id_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
     ({'a.b': 'BAD'}, [Found('a.b', '', 'f:1')], "severity 'BAD'"),
     ({'k.x': 'ERROR'}, [Found('k.*', '', 'f:1')], "'k.y' is not in"),
 ])
-def test_catalogue_and_code_must_agree(catalogue: dict[str, str], found: list[Found], problem: str) -> None:
+def test_catalogue_and_code_must_agree(catalogue: dict[str, str], found: list[Any], problem: str) -> None:
     assert any(problem in p for p in faults.compare(catalogue, found, {'k.*': {'k.x', 'k.y'}}))
 
 
@@ -144,10 +156,10 @@ def test_agreement_has_no_problems() -> None:
 
 
 def test_cells_of_a_table_keep_code_and_escape_the_rest() -> None:
-    assert cell('a <b> `<c>` | d') == 'a &lt;b> `<c>` \\| d'
+    assert docgen.cell('a <b> `<c>` | d') == 'a &lt;b> `<c>` \\| d'
 
 
-@pytest.mark.parametrize('page', ['README.md', 'CHANGELOG.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))])
+@pytest.mark.parametrize('page', PAGES)
 def test_links_between_the_pages_lead_somewhere(page: str) -> None:
     path = ROOT / page
     text = re.sub(r'^```.*?^```', '', path.read_text(encoding='utf-8'), flags=re.MULTILINE | re.DOTALL)
@@ -163,9 +175,7 @@ def test_links_between_the_pages_lead_somewhere(page: str) -> None:
             assert anchor in heads, f'{page}: {target}'
 
 
-def test_files_named_in_the_pages_exist() -> None:
-    for page in ('README.md', 'docs/design.md', 'docs/sites.md', 'docs/operations.md', 'docs/tutorial_driver.md'):
-        text = (ROOT / page).read_text(encoding='utf-8')
-        for name in re.findall(r'`((?:bess_\w+|test|tools|config|docs|bench|launch)/[\w./]+\.(?:py|yaml|md|sh))`', text):
-            if not name.startswith('bess_example/'):
-                assert (ROOT / name).exists(), f'{page}: {name}'
+@pytest.mark.parametrize('page', PAGES)
+def test_files_named_in_the_pages_exist(page: str) -> None:
+    for name in FILES.findall((ROOT / page).read_text(encoding='utf-8')):
+        assert (ROOT / name).exists(), f'{page}: {name}'

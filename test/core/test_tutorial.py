@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 
-os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-
 pytest.importorskip('rclpy', reason='needs ROS 2')
 
 from bess.msg import BatteryStatus, FaultArray
@@ -124,8 +121,7 @@ class Graph:
 
 
 @pytest.fixture
-def graph(installed: Path, port: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+def graph(installed: Path, port: Path, tmp_path: Path) -> Iterator[Graph]:
     made = Graph(installed / 'site.yaml', tmp_path, port, 'nodes.rack.period=0.05', 'nodes.rack.timeout_s=0.2')
     yield made
     made.close()
@@ -216,9 +212,7 @@ def test_random_answers_raise_only_device_errors(installed: Path) -> None:
 
 @pytest.mark.parametrize('read_only', [False, True])
 def test_contactor_order_reaches_the_device_unless_read_only(
-        installed: Path, device: Device, port: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        read_only: bool) -> None:
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+        installed: Path, device: Device, port: Path, tmp_path: Path, read_only: bool) -> None:
     graph = Graph(installed / 'site.yaml', tmp_path, port, f'nodes.rack.read_only={str(read_only).lower()}')
     try:
         graph.node.trigger_configure()

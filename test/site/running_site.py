@@ -27,6 +27,7 @@ DEMO = REPOSITORY / 'config' / 'sites' / 'home_demo.yaml'
 NAMESPACE = '/home'
 TELEMETRY = ('recorder', 'dashboard')
 START_S, END_S, ANSWER_S = 25.0, 20.0, 5.0
+TARGET_W, NEAR_W, SETTLE_S = 20.0, 60.0, 12.0  # grid power that the demo site holds
 INVERTERS = {'inverter_a': 'unit_a', 'inverter_b': 'unit_b'}
 
 
@@ -335,6 +336,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def near_target(site: RunningSite) -> bool:
+    """Whether the grid power is where self-consumption wants it, as the physics know it."""
+    return abs(site.grid_power() - TARGET_W) <= NEAR_W
+
+
 def late_ticks(traces: Sequence[tuple[float, DecisionTrace]]) -> dict[str, float]:
     """Lateness of control ticks against their grid, in ms."""
     late = sorted(trace.jitter * 1e3 for _, trace in traces)
@@ -343,5 +349,3 @@ def late_ticks(traces: Sequence[tuple[float, DecisionTrace]]) -> dict[str, float
     return {'ticks': float(len(late)), 'p50': late[len(late) // 2], 'p99': late[int(0.99 * (len(late) - 1))],
             'max': late[-1], 'over_20': float(sum(value > 20.0 for value in late))}
 
-
-__all__ = ['ControlError', 'RunningSite', 'alive', 'command', 'late_ticks', 'write_site']
