@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan
 
@@ -67,7 +67,15 @@ class PowerManagerParams:
     @property
     def has_grid_limit(self) -> bool:
         """True when import or export is limited."""
-        return min(self.import_limit, self.export_limit) < NO_LIMIT
+        return self.import_limit < NO_LIMIT or self.export_limit < NO_LIMIT
+
+
+#: Why a bound is what it is; made only when somebody is held by it.
+Reason = str | Callable[[], str]
+
+
+def _text(reason: Reason) -> str:
+    return reason if isinstance(reason, str) else reason()
 
 
 @dataclass(slots=True)
@@ -77,15 +85,15 @@ class Bound:
     name: str
     low: float
     high: float
-    reason_high: str = ''  # why not more (charging)
-    reason_low: str = ''  # why not less (discharging)
+    reason_high: Reason = ''  # why not more (charging)
+    reason_low: Reason = ''  # why not less (discharging)
     conflict: bool = False  # it could not be met
 
     def reason_for(self, value: float) -> str:
         """The reason of the side that `value` hits; the conflict when it hits neither."""
         if value > self.high:
-            return self.reason_high
-        return self.reason_low or self.reason_high
+            return _text(self.reason_high)
+        return _text(self.reason_low or self.reason_high)
 
 
 @dataclass(slots=True)
@@ -106,13 +114,16 @@ class Bounds:
         high = inf if isnan(bound.high) else bound.high
         if low > self.high or high < self.low:
             end, wish = (self.high, low) if low > self.high else (self.low, high)
-            why = bound.reason_high or bound.reason_low
+            why = _text(bound.reason_high or bound.reason_low)
             text = (f'needs {watts(wish)}, but only {watts(end)} is possible'
                     + (f' ({why})' if why else ''))
             self.low = self.high = end
             self.passed.append(Bound(bound.name, end, end, text, text, conflict=True))
             return
-        self.low, self.high = max(self.low, low), min(self.high, high)
+        if low > self.low:
+            self.low = low
+        if high < self.high:
+            self.high = high
         bound.low, bound.high = self.low, self.high
         self.passed.append(bound)
 
@@ -146,9 +157,9 @@ def battery_bounds(p: PowerManagerParams, battery: BatteryReading, now: float,
     yield Bound(
         'battery limits',
         -_known(battery.max_discharge_power), _known(battery.max_charge_power),
-        _limit_reason(battery.max_charge_power, 'charge', battery.limit_reasons),
-        _limit_reason(battery.max_discharge_power, 'discharge', battery.limit_reasons))
-    if min(p.max_charge_power, p.max_discharge_power) < NO_LIMIT:
+        lambda: _limit_reason(battery.max_charge_power, 'charge', battery.limit_reasons),
+        lambda: _limit_reason(battery.max_discharge_power, 'discharge', battery.limit_reasons))
+    if p.max_charge_power < NO_LIMIT or p.max_discharge_power < NO_LIMIT:
         yield Bound('configured limit', -p.max_discharge_power, p.max_charge_power,
                     f'at most {magnitude(p.max_charge_power)}',
                     f'at most discharge {magnitude(p.max_discharge_power)}')
@@ -169,10 +180,9 @@ def grid_bounds(p: PowerManagerParams, rest: float, meter: MeterReading | None,
     low, high = -p.export_limit - rest, p.import_limit - rest
     if not p.grid_support:
         low, high = min(low, 0.0), max(high, 0.0)
-    draws = f'the rest of the site is at {grid_watts(rest)}'
     yield Bound('grid connection', low, high,
-                f'import limit {magnitude(p.import_limit)}, {draws}',
-                f'export limit {magnitude(p.export_limit)}, {draws}')
+                lambda: f'import limit {magnitude(p.import_limit)}, the rest of the site is at {grid_watts(rest)}',
+                lambda: f'export limit {magnitude(p.export_limit)}, the rest of the site is at {grid_watts(rest)}')
 
 
 def _known(limit: float) -> float:

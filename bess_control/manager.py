@@ -70,8 +70,12 @@ class Decision:
     measured: float = nan  # W
     grid_power: float = nan  # W, + = import
     jitter: float = 0.0  # s
-    text: str = ''
     asked_reason: str = ''  # reason of the proposal that decided; in `text` only
+
+    @property
+    def text(self) -> str:
+        """The decision in one sentence."""
+        return sentence(self)
 
     @property
     def limit_reasons(self) -> list[str]:
@@ -128,7 +132,6 @@ class PowerManager:
         if hard_low == hard_high == 0.0 and not isnan(reactive):
             reactive = 0.0
         self._reactive = decision.granted_reactive = self._final_reactive(reactive, value)
-        decision.text = sentence(decision)
         return decision
 
     def _elapsed(self, now: float) -> float:
@@ -215,7 +218,7 @@ class PowerManager:
     def _walk(passed: list[Bound], value: float, decision: Decision) -> float:
         """Lead the asked value through the bounds in order and note what each one did."""
         for b in passed:
-            after = clamp(value, b.low, b.high)
+            after = b.low if value < b.low else min(value, b.high)
             hit = abs(after - value) > EPSILON
             reason = b.reason_for(value) if hit or b.conflict else ''
             decision.steps.append(Step(b.name, value, after, b.low, b.high, hit, reason))

@@ -25,6 +25,8 @@ from .proposals import Proposal
 
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
 
+WITHDRAWN_S = 0.5  # lease of the last word of a mode: longer than a busy machine may take to deliver it
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModeParams:
@@ -64,8 +66,8 @@ class ModeNode(BessNode):
         self._sound_at = self.clock.now()
 
     def on_bess_deactivate(self) -> None:
-        """The last proposal is withdrawn at once: a void one with the shortest lease takes its place."""
-        self._publish(Proposal(self.get_name(), self.params.battery, lease=1e-3, reason='mode is off'))
+        """The last proposal is withdrawn at once: one that wants nothing takes its place."""
+        self._publish(Proposal(self.get_name(), self.params.battery, lease=WITHDRAWN_S, reason='mode is off'))
 
     def on_bess_cleanup(self) -> None:
         """Take everything back."""

@@ -43,9 +43,9 @@ class Proposal:
     @property
     def expires(self) -> float:
         """Time in s from which it is void; counts from when it was made, not from arrival."""
-        made = self.received if isnan(self.time) else self.time
-        if not isnan(self.received):
-            made = min(made, self.received)
+        made = self.time
+        if not made <= self.received:  # one of them is unknown, or the stamp is ahead
+            made = made if isnan(self.received) else self.received
         return made + self.lease
 
     def problem(self) -> str:
@@ -72,6 +72,8 @@ def resolution_order(proposals: Iterator[Proposal] | list[Proposal]) -> list[Pro
 
     Bounds first, because among equals a limit must hold for a wish, not the other way round.
     """
+    if isinstance(proposals, list) and len(proposals) < 2:
+        return proposals
     return sorted(proposals, key=lambda p: (-p.priority, p.has_preference, p.source))
 
 
@@ -102,7 +104,10 @@ class ProposalBook:
         problem = proposal.problem() or self._conflict(proposal, now)
         if problem:
             return problem
-        self._by_source[proposal.source] = replace(proposal, received=now)
+        if proposal.time <= now and isnan(proposal.received):
+            self._by_source[proposal.source] = proposal  # its lease counts from when it was made
+        else:
+            self._by_source[proposal.source] = replace(proposal, received=now)
         return ''
 
     def _conflict(self, proposal: Proposal, now: float) -> str:
@@ -115,10 +120,10 @@ class ProposalBook:
         last = self._by_source.get(proposal.source)
         if last is not None and proposal.time < last.time:
             return 'older than the last proposal of this source'
-        mine = self._members.get(proposal.battery, frozenset((proposal.battery,)))
         for other in self._by_source.values():
             if other.source == proposal.source or other.battery == proposal.battery:
                 continue
+            mine = self._members.get(proposal.battery, frozenset((proposal.battery,)))
             shared = mine & self._members.get(other.battery, frozenset((other.battery,)))
             if shared:
                 return (
@@ -133,7 +138,7 @@ class ProposalBook:
 
     def expire(self, now: float) -> list[Proposal]:
         """Remove and return what has expired."""
-        gone = [p for p in self._by_source.values() if p.expires <= now]
+        gone = [p for p in self._by_source.values() if p.expires <= now] if self._by_source else []
         for proposal in gone:
             del self._by_source[proposal.source]
         return gone

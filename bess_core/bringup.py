@@ -23,6 +23,8 @@ GOALS = {
     Transition.TRANSITION_CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
 }
 
+ASK_AGAIN_S = 1.0  # a request without an answer for so long is looked into
+
 
 class BringupError(Exception):
     """A node could not be brought to the wanted state; names node, step and reason."""
@@ -45,28 +47,64 @@ class LifecycleClient:
                 raise BringupError(f'{self.name}: no lifecycle services')
             time.sleep(0.01)
 
-    def state(self, timeout_s: float = 5.0) -> int:
+    def state(self, timeout_s: float = 5.0, cancelled: Callable[[], str] = str) -> int:
         """lifecycle_msgs/State id. Raises `BringupError` without an answer."""
-        return int(self._call(self._get, GetState.Request(), timeout_s).current_state.id)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            # Asked again now and then: the middleware drops the answer of a service that has not yet
+            # discovered its client, although the client sees the service as ready.
+            answer = _Call(self._get, GetState.Request())
+            if answer.arrives(min(ASK_AGAIN_S, timeout_s), cancelled):
+                return int(answer.result().current_state.id)
+            answer.forget()
+        raise BringupError(f'{self.name}: no answer within {timeout_s} s')
 
-    def change(self, transition: int, timeout_s: float = 15.0) -> None:
+    def change(self, transition: int, timeout_s: float = 15.0, cancelled: Callable[[], str] = str) -> None:
         """Make a transition and verify it. Raises `BringupError`."""
         goal = GOALS[transition]
         request = ChangeState.Request()
         request.transition.id = transition
-        ok = self._call(self._change, request, timeout_s).success
-        reached = self.state()
-        if not ok or reached != goal:
+        deadline = time.monotonic() + timeout_s
+        answer = _Call(self._change, request)
+        while not answer.arrives(ASK_AGAIN_S, cancelled):
+            # This answer can be lost as well (see `state`); the transition is not made twice, its result counts.
+            if self.state(max(deadline - time.monotonic(), ASK_AGAIN_S), cancelled) == goal:
+                answer.forget()
+                return
+            if time.monotonic() > deadline:
+                answer.forget()
+                raise BringupError(f'{self.name}: no answer within {timeout_s} s')
+        reached = self.state(cancelled=cancelled)
+        if not answer.result().success or reached != goal:
             raise BringupError(f'{self.name}: transition {transition} failed, node is in state {reached}; see its log')
 
-    def _call(self, client: Any, request: Any, timeout_s: float) -> Any:
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_s):
-            client.remove_pending_request(future)
-            raise BringupError(f'{self.name}: no answer within {timeout_s} s')
-        return future.result()
+
+class _Call:
+    """One request to a service, waited for in a thread that does not spin."""
+
+    def __init__(self, client: Any, request: Any) -> None:
+        self._client, self._done = client, threading.Event()
+        self._future = client.call_async(request)
+        self._future.add_done_callback(lambda _: self._done.set())
+
+    def arrives(self, timeout_s: float, cancelled: Callable[[], str]) -> bool:
+        """Whether the answer comes within this time. Raises `BringupError` when there is a reason to give up."""
+        deadline = time.monotonic() + timeout_s
+        while not self._done.wait(min(0.1, timeout_s)):
+            if reason := cancelled():
+                self.forget()
+                raise BringupError(reason)
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
+    def result(self) -> Any:
+        """The answer, after it arrived."""
+        return self._future.result()
+
+    def forget(self) -> None:
+        """No answer is wanted any more."""
+        self._client.remove_pending_request(self._future)
 
 
 def bring_up(
@@ -86,8 +124,8 @@ def bring_up(
         for client in clients:
             if reason := cancelled():
                 raise BringupError(reason)
-            if client.state() == wanted:
-                client.change(transition)
+            if client.state(cancelled=cancelled) == wanted:
+                client.change(transition, cancelled=cancelled)
     log.info('nodes active', nodes=len(clients))
 
 

@@ -76,6 +76,14 @@ class SimClock(Clock):
         """Simulated absolute time."""
         return self.start_wall + self._now
 
+    def to_wall(self, at: float) -> float:
+        """Absolute time of a site time; simulated time knows no steps."""
+        return self.start_wall + at
+
+    def from_wall(self, wall: float) -> float:
+        """Site time of an absolute time."""
+        return min(wall - self.start_wall, self._now)
+
     def set(self, now: float) -> None:
         """Move on to `now` s. Raises ValueError when that would go back."""
         if now < self._now:

@@ -18,11 +18,13 @@ from . import log
 from . import site as site_module
 from .clock import Clock, SimClock
 from .context import NodeContext
+from .node import SUCCESS
 from .runtime import Runtime
 from .site import NodeSpec, Site
 from .ticker import RealTicker, SimTicker
 
 ALIVE_S = 0.05  # period of the call that keeps signals and stops quick
+RETRY_S = 2.0  # between attempts to bring up nodes that failed
 PARENT_S = 1.0  # period of the look at the supervisor
 
 _ROS_LEVEL = {logging.DEBUG: 10, logging.INFO: 20, logging.WARNING: 30, logging.ERROR: 40, logging.CRITICAL: 50}
@@ -50,6 +52,9 @@ class Container:
             parameter_services=settings.parameter_services,
         )
         self.nodes: list[Any] = []
+        self._to_configure: list[Any] = []
+        self._to_activate: list[Any] = []
+        self._up = False
 
     def make(self, specs: Sequence[NodeSpec]) -> None:
         """Create nodes in the given order and let them be served."""
@@ -57,7 +62,23 @@ class Container:
             node = spec.cls(spec.name, spec.params, self.ctx)
             self.ctx.nodes[spec.name] = node
             self.nodes.append(node)
+            self._to_configure.append(node)
+            self._to_activate.append(node)
             self.runtime.executor.add_node(node)
+
+    def bring_up(self) -> list[str]:
+        """Configure the nodes in order, then activate them; names of those that failed, for a later call.
+
+        Within the process: no discovery lies between, and no other process is needed to recover. A
+        node that succeeded is left alone afterwards, whatever the site or an operator does with it.
+        """
+        self._to_configure = [n for n in self._to_configure if n.trigger_configure() != SUCCESS]
+        if not self._to_configure:
+            self._to_activate = [n for n in self._to_activate if n.trigger_activate() != SUCCESS]
+            if not self._to_activate and not self._up:
+                self._up = True
+                log.get(self.site.name).info('nodes active', process=self.ctx.group, nodes=len(self.nodes))
+        return [n.get_name() for n in self._to_configure or self._to_activate]
 
     def close(self) -> None:
         """Deactivate and clean up in reverse order, so that safe setpoints still go out; then end."""
@@ -126,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--node', action='append', default=[], help='only these nodes')
     parser.add_argument('--state', type=Path, required=True, help='folder for journals, logs, recordings')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override the site file')
+    parser.add_argument('--bring-up', action='store_true', help='configure and activate the nodes in order')
     parser.add_argument('--use-sim-time', action='store_true', help='follow the /clock topic')
     parser.add_argument('--supervised', action='store_true', help='end in order when the starting process is gone')
     parser.add_argument('--console', default='warning', choices=['off', *log.LEVELS], help='console log level')
@@ -163,6 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             alive.every(PARENT_S, lambda _: runtime.stop() if os.getppid() != parent else None)
         try:
             container.make(specs)
+            if args.bring_up:
+                container.bring_up()
+                alive.every(RETRY_S, lambda _: container.bring_up())
             log.get(site.name).info('process started', process=process, nodes=len(specs), pid=os.getpid())
             gc.collect()
             gc.freeze()  # what exists now stays: later collections need not walk it during a tick

@@ -6,7 +6,10 @@ sent as about zero.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import fields as dataclass_fields
+from operator import attrgetter
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import BatteryState
@@ -24,25 +27,61 @@ from .values import (
     Quality,
 )
 
-M = TypeVar('M')
-
 
 def _floats(message: type) -> tuple[str, ...]:
     return tuple(n for n, t in message.get_fields_and_field_types().items() if t == 'double')  # type: ignore[attr-defined]
 
 
-_BATTERY_FLOATS = _floats(BatteryStatus)
-_CONVERTER_FLOATS = _floats(InverterStatus)
-_METER_FLOATS = _floats(MeterStatus)
+class _Fields:
+    """Fields that a reading and its message share by name: copied in one pass, set only where they differ.
+
+    Setting is what costs, because every set field is checked. `kind` makes plain Python values.
+    """
+
+    def __init__(self, names: Sequence[str], kind: Callable[[Any], Any]) -> None:
+        self._names, self._kind = tuple(names), kind
+        self._get = attrgetter(*self._names)
+
+    def fill(self, message: Any, reading: Any) -> None:
+        """Copy to the message."""
+        for name, value, old in zip(self._names, self._get(reading), self._get(message), strict=True):
+            if value != old:
+                setattr(message, name, self._kind(value))
+
+
+def _read_order(reading: Any, first: str, last: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Getter of the fields of a reading from `first` to `last`, in the order of its constructor."""
+    names = [f.name for f in dataclass_fields(reading)]
+    return attrgetter(*names[names.index(first):names.index(last) + 1])
+
+
+_BATTERY_FLOATS = _Fields(_floats(BatteryStatus), float)
+_BATTERY_INTS = _Fields(('quality', 'mode', 'contactor', 'cell_voltage_min_index', 'cell_voltage_max_index', 'members',
+                         'members_usable'), int)
+_CONVERTER_FLOATS = _Fields(_floats(InverterStatus), float)
+_METER_FLOATS = _Fields(_floats(MeterStatus), float)
+_read_battery = _read_order(BatteryReading, 'voltage', 'members_usable')
+_read_converter = _read_order(ConverterReading, 'active_power', 'setpoint_source')
+_read_meter = _read_order(MeterReading, 'active_power', 'energy_export')
+#: As calling the enum, but several times faster.
+_QUALITY = {int(q): q for q in Quality}
+_MODE = {int(m): m for m in Mode}
+_CONTACTOR = {int(c): c for c in Contactor}
+_STATE = {int(s): s for s in ConverterState}
 _NAN = float('nan')
+_NEVER = float('-inf')
 
 
 def stamp(clock: Clock, at: float) -> Time:
     """Stamp of a site time; zero for "never"."""
-    if at == float('-inf'):
-        return Time()
-    sec, nanosec = split_stamp(clock.to_wall(at))
-    return Time(sec=sec, nanosec=nanosec)
+    time = Time()
+    set_stamp(time, clock, at)
+    return time
+
+
+def set_stamp(time: Time, clock: Clock, at: float) -> None:
+    """Make `time` the stamp of a site time, in place; zero for "never"."""
+    time.sec, time.nanosec = (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
 
 
 def wall_stamp(wall: float) -> Time:
@@ -53,50 +92,43 @@ def wall_stamp(wall: float) -> Time:
 
 def site_time(clock: Clock, time: Time) -> float:
     """Site time of a stamp; -inf for the zero stamp."""
-    if time.sec == 0 and time.nanosec == 0:
-        return float('-inf')
-    return clock.from_wall(join_stamp(time.sec, time.nanosec))
+    sec, nanosec = time.sec, time.nanosec
+    if sec == 0 and nanosec == 0:
+        return _NEVER
+    return clock.from_wall(sec + nanosec * 1e-9)
 
 
-def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> BatteryStatus:
-    """`BatteryStatus` of a reading."""
-    message = BatteryStatus()
-    message.header.stamp = stamp(clock, reading.time)
-    message.header.frame_id = name
-    message.newest_stamp = stamp(clock, reading.newest)
-    for field in _BATTERY_FLOATS:
-        setattr(message, field, float(getattr(reading, field)))
-    message.quality = int(reading.quality)
-    message.mode = int(reading.mode)
-    message.contactor = int(reading.contactor)
-    message.cell_voltage_min_index = int(reading.cell_voltage_min_index)
-    message.cell_voltage_max_index = int(reading.cell_voltage_max_index)
-    message.members = int(reading.members)
-    message.members_usable = int(reading.members_usable)
-    message.setpoint_source = reading.setpoint_source
-    if reading.limit_reasons:
+def _fill_header(header: Any, clock: Clock, at: float, name: str) -> None:
+    set_stamp(header.stamp, clock, at)
+    if header.frame_id != name:
+        header.frame_id = name
+
+
+def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
+                   into: BatteryStatus | None = None) -> BatteryStatus:
+    """`BatteryStatus` of a reading.
+
+    `into`: a message to refill. A publisher serialises before it returns, so that one message object
+    per publisher is enough.
+    """
+    message = BatteryStatus() if into is None else into
+    _fill_header(message.header, clock, reading.time, name)
+    set_stamp(message.newest_stamp, clock, reading.newest)
+    _BATTERY_FLOATS.fill(message, reading)
+    _BATTERY_INTS.fill(message, reading)
+    if message.setpoint_source != reading.setpoint_source:
+        message.setpoint_source = reading.setpoint_source
+    if message.limit_reasons != reading.limit_reasons:
         message.limit_reasons = list(reading.limit_reasons)
     return message
 
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
-    reading = BatteryReading(
-        time=site_time(clock, message.header.stamp),
-        newest=site_time(clock, message.newest_stamp),
-        quality=Quality(message.quality),
-        mode=Mode(message.mode),
-        contactor=Contactor(message.contactor),
-        cell_voltage_min_index=message.cell_voltage_min_index,
-        cell_voltage_max_index=message.cell_voltage_max_index,
-        members=message.members,
-        members_usable=message.members_usable,
-        setpoint_source=message.setpoint_source,
-        limit_reasons=list(message.limit_reasons),
-    )
-    for field in _BATTERY_FLOATS:
-        setattr(reading, field, getattr(message, field))
-    return reading
+    return BatteryReading(
+        site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
+        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message),
+        limit_reasons=list(message.limit_reasons))
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:
@@ -145,69 +177,53 @@ def battery_to_state(reading: BatteryReading, clock: Clock, name: str = '') -> B
     return message
 
 
-def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '') -> InverterStatus:
-    """`InverterStatus` of a reading."""
-    message = InverterStatus()
-    message.header.stamp = stamp(clock, reading.time)
-    message.header.frame_id = name
-    for field in _CONVERTER_FLOATS:
-        setattr(message, field, float(getattr(reading, field)))
+def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '',
+                     into: InverterStatus | None = None) -> InverterStatus:
+    """`InverterStatus` of a reading; `into` as for `battery_to_msg`."""
+    message = InverterStatus() if into is None else into
+    _fill_header(message.header, clock, reading.time, name)
+    _CONVERTER_FLOATS.fill(message, reading)
     message.quality = int(reading.quality)
     message.state = int(reading.state)
     message.grid_forming = bool(reading.grid_forming)
-    message.voltage = [float(v) for v in reading.voltage]
-    message.current = [float(v) for v in reading.current]
-    message.setpoint_source = reading.setpoint_source
-    message.limit_reasons = list(reading.limit_reasons)
-    message.alarms = [a.text for a in reading.alarms]
+    message.voltage[:] = reading.voltage
+    message.current[:] = reading.current
+    if message.setpoint_source != reading.setpoint_source:
+        message.setpoint_source = reading.setpoint_source
+    if message.limit_reasons != reading.limit_reasons:
+        message.limit_reasons = list(reading.limit_reasons)
+    if message.alarms or reading.alarms:
+        message.alarms = [a.text for a in reading.alarms]
     return message
 
 
 def converter_from_msg(message: InverterStatus, clock: Clock) -> ConverterReading:
     """Reading of an `InverterStatus` (alarms stay at the driver: they are faults there)."""
-    reading = ConverterReading(
-        time=site_time(clock, message.header.stamp),
-        quality=Quality(message.quality),
-        state=ConverterState(message.state),
-        grid_forming=message.grid_forming,
-        voltage=tuple(float(v) for v in message.voltage),  # type: ignore[arg-type]
-        current=tuple(float(v) for v in message.current),  # type: ignore[arg-type]
-        setpoint_source=message.setpoint_source,
-        limit_reasons=list(message.limit_reasons),
-    )
-    for field in _CONVERTER_FLOATS:
-        setattr(reading, field, getattr(message, field))
-    return reading
+    return ConverterReading(
+        site_time(clock, message.header.stamp), _QUALITY[message.quality], _STATE[message.state], message.grid_forming,
+        tuple(message.voltage.tolist()), tuple(message.current.tolist()), *_read_converter(message),
+        limit_reasons=list(message.limit_reasons))
 
 
-def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '') -> MeterStatus:
-    """`MeterStatus` of a reading."""
-    message = MeterStatus()
-    message.header.stamp = stamp(clock, reading.time)
-    message.header.frame_id = name
+def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '', into: MeterStatus | None = None) -> MeterStatus:
+    """`MeterStatus` of a reading; `into` as for `battery_to_msg`."""
+    message = MeterStatus() if into is None else into
+    _fill_header(message.header, clock, reading.time, name)
     message.sequence = int(reading.sequence)
-    for field in _METER_FLOATS:
-        setattr(message, field, float(getattr(reading, field)))
     message.quality = int(reading.quality)
-    message.voltage = [float(v) for v in reading.voltage]
-    message.current = [float(v) for v in reading.current]
-    message.phase_power = [float(v) for v in reading.phase_power]
+    _METER_FLOATS.fill(message, reading)
+    message.voltage[:] = reading.voltage
+    message.current[:] = reading.current
+    message.phase_power[:] = reading.phase_power
     return message
 
 
 def meter_from_msg(message: MeterStatus, clock: Clock) -> MeterReading:
     """Reading of a `MeterStatus`."""
-    reading = MeterReading(
-        time=site_time(clock, message.header.stamp),
-        sequence=message.sequence,
-        quality=Quality(message.quality),
-        voltage=tuple(float(v) for v in message.voltage),  # type: ignore[arg-type]
-        current=tuple(float(v) for v in message.current),  # type: ignore[arg-type]
-        phase_power=tuple(float(v) for v in message.phase_power),  # type: ignore[arg-type]
-    )
-    for field in _METER_FLOATS:
-        setattr(reading, field, getattr(message, field))
-    return reading
+    return MeterReading(
+        site_time(clock, message.header.stamp), message.sequence, _QUALITY[message.quality],
+        tuple(message.voltage.tolist()), tuple(message.current.tolist()), tuple(message.phase_power.tolist()),
+        *_read_meter(message))
 
 
 def describe(message: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from bess.msg import Fault, FaultArray, Heartbeat
 from bess.srv import ClearFault
 
-from . import log, params, qos
+from . import cdr, log, params, qos
 from .context import NodeContext
 from .convert import wall_stamp
 from .faults import FaultEvent, FaultRegistry
@@ -66,6 +66,7 @@ class BessNode(LifecycleNode):
             start_parameter_services=ctx.parameter_services,
             enable_rosout=False,  # one /rosout publisher per process: see bess_core.container
         )
+        self.name = name
         self.params = parameters
         self.ctx = ctx
         self.clock = ctx.clock
@@ -125,8 +126,20 @@ class BessNode(LifecycleNode):
         return handle
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
-        """As rclpy's, with an exception guard: one bad callback must not stop the process."""
-        return super().create_subscription(msg_type, topic, partial(self._guarded, callback), *args, **kwargs)
+        """As rclpy's, with an exception guard: one bad callback must not stop the process.
+
+        Messages are decoded by `bess_core.cdr` where it can (several times faster than rclpy's own way).
+        """
+        decode = None if kwargs.get('raw') else cdr.decoder(msg_type)
+        if decode is None:
+            return super().create_subscription(msg_type, topic, partial(self._guarded, callback), *args, **kwargs)
+
+        def decoded(data: bytes) -> None:
+            callback(decode(data))
+
+        decoded.__qualname__ = getattr(callback, '__qualname__', str(callback))
+        kwargs['raw'] = True
+        return super().create_subscription(msg_type, topic, partial(self._guarded, decoded), *args, **kwargs)
 
     def raise_fault(self, fault_id: str, severity: Severity, text: str) -> None:
         """Make a fault active (again)."""

@@ -1,6 +1,6 @@
-"""Starts the processes of a site, brings their nodes up, watches them, restarts what died.
+"""Starts the processes of a site, watches their nodes, restarts what died.
 
-One thread per process group: start, bring up in order, wait. A process that ends, or whose nodes are
+One thread per process group: start, wait. The process itself configures and activates its nodes in order. A process that ends, or whose nodes are
 silent for longer than `heartbeat_timeout`, is ended (killed when it does not listen) and started
 again after a backoff of 0.1 s doubling to 30 s. The other groups go on.
 """
@@ -15,17 +15,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from lifecycle_msgs.msg import State
 
 from bess.msg import Heartbeat
 
 from . import log, qos
-from .bringup import BringupError, LifecycleClient, bring_up
 from .site import Site
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S, STABLE_S = 0.1, 30.0, 60.0
+BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
+CONFIGURED = (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
 STOP_S = 8.0  # how long a process may take to end in order
 
 
@@ -42,6 +44,7 @@ class Group:
     backoff: float = BACKOFF_FIRST_S
     started: float = 0.0
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
+    configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
     last_error: str = ''
 
 
@@ -62,12 +65,11 @@ class Supervisor:
                 process,
                 [n.name for n in site.nodes if n.process == process],
                 [sys.executable, '-m', 'bess_core.container', '--site', str(site.path), '--process', process,
-                 '--state', str(state_dir), '--supervised', '--console', console, *site_arguments],
+                 '--state', str(state_dir), '--supervised', '--bring-up', '--console', console, *site_arguments],
             )
             for process in site.processes
         }
         self._group_of = {n.name: self.groups[n.process] for n in site.nodes}
-        self._clients = {n.name: LifecycleClient(node, f'{site.namespace}/{n.name}') for n in site.nodes}
         node.create_subscription(Heartbeat, f'{site.namespace}/heartbeat', self._on_heartbeat, qos.EVENT)
 
     def start(self) -> None:
@@ -101,19 +103,15 @@ class Supervisor:
         group = self._group_of.get(message.node)
         if group is not None:
             group.last_seen[message.node] = time.monotonic()
+            if message.lifecycle in CONFIGURED:
+                group.configured.add(message.node)
+            else:
+                group.configured.discard(message.node)
 
     def _supervise(self, group: Group) -> None:
         while not self._cancelled.is_set():
             self._launch(group)
-            try:
-                bring_up([self._clients[n] for n in group.nodes], self.log, cancelled=partial(self._why_not, group))
-                group.active = True
-                group.last_error = ''
-                self._watch(group)
-            except BringupError as error:
-                group.last_error = str(error)
-                if not self._cancelled.is_set():
-                    self.log.error('bring-up failed', process=group.name, reason=str(error))
+            self._watch(group)
             group.active = False
             self._end(group)
             if self._cancelled.is_set():
@@ -124,13 +122,6 @@ class Supervisor:
             self._cancelled.wait(group.backoff)
             group.backoff = min(group.backoff * 2, BACKOFF_MAX_S)
 
-    def _why_not(self, group: Group) -> str:
-        """Why bring-up makes no sense any more; '' = go on."""
-        if self._cancelled.is_set():
-            return 'the site ends'
-        code = group.process.poll() if group.process is not None else None
-        return '' if code is None else f'process ended with code {code}'
-
     def _launch(self, group: Group) -> None:
         with self._lock:
             if self._cancelled.is_set():
@@ -138,19 +129,32 @@ class Supervisor:
             group.started = time.monotonic()
             group.starts += 1
             group.last_seen = {}
+            group.configured = set()
             # An own session: Ctrl-C at the terminal reaches the supervisor only, which ends the groups in order.
             group.process = subprocess.Popen(group.command, start_new_session=True)
         self.log.info('process started', process=group.name, pid=group.process.pid, start=group.starts)
 
     def _watch(self, group: Group) -> None:
+        """Until the process ends or its nodes are silent. It brings its nodes up by itself (and goes on
+        trying), so that a node that cannot start costs neither the others nor the process."""
         assert group.process is not None
-        since = time.monotonic()
+        said_missing = False
         while not self._cancelled.is_set():
             code = group.process.poll()
             if code is not None:
                 self.log.error('process died', process=group.name, code=code)
                 return
             now = time.monotonic()
+            missing = [n for n in group.nodes if n not in group.configured]
+            if not missing and not group.active:
+                group.active = True
+                self.log.info('nodes active', process=group.name, nodes=len(group.nodes),
+                              after_s=round(now - group.started, 2))
+            elif missing and not said_missing and now - group.started > BRING_UP_S:
+                said_missing = True
+                self.log.error('nodes not up', process=group.name, nodes=missing, after_s=BRING_UP_S)
+            # A process that has just started may need as long as bring-up takes to its first sign of life.
+            since = group.started + BRING_UP_S - self._timeout
             silent = [n for n in group.nodes if now - group.last_seen.get(n, since) > self._timeout]
             if silent and self.site.params.heartbeat > 0:
                 self.log.error('nodes are silent', process=group.name, nodes=silent, timeout_s=self._timeout)

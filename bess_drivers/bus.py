@@ -119,7 +119,7 @@ class InlineBus:
             if not client.identified:
                 identity = client.device.identify()
                 client.identified = True
-                self._post(lambda: client.on_identity(identity))
+                self._hand_over(client, client.on_identity, identity)
             client.counters.requests += 1
             started = self._clock.now()
             reading = client.poll()
@@ -131,6 +131,8 @@ class InlineBus:
             self._hand_over(client, client.on_reading, reading)
         except DeviceError as error:
             self._failed(client, error)
+        except Exception as error:  # a defect of one driver must not end the bus for all others
+            self._failed(client, _defect(error))
 
     def _run_orders(self, client: Client) -> None:
         with self._lock:
@@ -143,9 +145,10 @@ class InlineBus:
                 client.counters.writes += 1
                 order.run()
                 self._hand_over(client, order.done, None)
-            except DeviceError as error:
-                self._hand_over(client, order.done, error)
-                self._failed(client, error)
+            except Exception as error:
+                failure = error if isinstance(error, DeviceError) else _defect(error)
+                self._hand_over(client, order.done, failure)
+                self._failed(client, failure)
 
     def _drop_expired(self, client: Client) -> None:
         with self._lock:
@@ -180,7 +183,17 @@ class InlineBus:
     @staticmethod
     def _close(client: Client) -> None:
         client.is_open = False
-        client.device.close()
+        try:
+            client.device.close()
+        except Exception as error:
+            client.counters.count(_defect(error))
+
+
+def _defect(error: Exception) -> DeviceError:
+    """What a driver must not raise, as something that a device failed at."""
+    failure = DeviceError(f'{type(error).__name__}: {error}')
+    failure.__cause__ = error
+    return failure
 
 
 class Bus(InlineBus):

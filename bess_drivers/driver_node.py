@@ -113,6 +113,13 @@ class MeterParams(DriverParams):
     period: float = param(0.1, 's', 'how often the device is polled', low=0.02, high=3600.0)
 
 
+def _comparable(value: Any) -> Any:
+    """NaN equals nothing, not even itself: a phase that is not measured would look as if it moved."""
+    if isinstance(value, tuple):
+        return tuple(_comparable(v) for v in value)
+    return 'NaN' if isinstance(value, float) and isnan(value) else value
+
+
 class DriverNode(BessNode):
     """Common part: bus, staleness, communication faults."""
 
@@ -153,6 +160,7 @@ class DriverNode(BessNode):
         p = self.params
         device = self.make_device()
         self._status = self.create_publisher(self.Message, '~/status', qos.MEASUREMENT)
+        self._message = self.Message()  # refilled for every publication
         self.configure_role()
         self._bus = bus_for(self.ctx.shared, p.address, self.clock, self.ctx.post)
         self._client = Client(
@@ -207,7 +215,7 @@ class DriverNode(BessNode):
         limit = self.params.frozen_after
         if limit <= 0:
             return ()
-        signature = self.signature(reading)
+        signature = _comparable(self.signature(reading))
         if signature != self._signature:
             self._signature, self._moved_at = signature, reading.time
         still = reading.time - self._moved_at
@@ -304,8 +312,8 @@ class BatteryDriverNode(DriverNode):
 
     def publish(self) -> None:
         """Status, and what else somebody listens to."""
-        reading, name = self.reading, self.get_name()
-        self._status.publish(battery_to_msg(reading, self.clock, name))
+        reading, name = self.reading, self.name
+        self._status.publish(battery_to_msg(reading, self.clock, name, self._message))
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, name))
         if reading.cells and self._cells.get_subscription_count():
@@ -457,6 +465,8 @@ class ConverterDriverNode(DriverNode):
             if error is None:
                 self._gate.written(power, reactive, self.clock.now())
                 self.clear_fault('converter.write')
+                if power == 0.0:
+                    self.clear_fault('converter.stop')
             else:
                 self.raise_fault('converter.write', Severity.ERROR, f'setpoint not written: {error}')
 
@@ -482,7 +492,7 @@ class ConverterDriverNode(DriverNode):
             reading.lease_remaining = out.lease_remaining
             reading.setpoint_source = out.source
             reading.limit_reasons = list(out.limit_reasons)
-        self._status.publish(converter_to_msg(reading, self.clock, self.get_name()))
+        self._status.publish(converter_to_msg(reading, self.clock, self.name, self._message))
 
 
 class MeterDriverNode(DriverNode):
@@ -508,7 +518,7 @@ class MeterDriverNode(DriverNode):
 
     def publish(self) -> None:
         """Status."""
-        self._status.publish(meter_to_msg(self.reading, self.clock, self.get_name()))
+        self._status.publish(meter_to_msg(self.reading, self.clock, self.name, self._message))
 
 
 _SHELLS: dict[Role, type[DriverNode]] = {

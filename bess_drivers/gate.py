@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import hypot, inf, isfinite, isinf, isnan, nan, sqrt
+from typing import NamedTuple
 
 from bess_core.params import param
 from bess_core.values import Alarm, ConverterReading, ConverterState, Quality, Severity
@@ -78,8 +79,7 @@ class Setpoint:
     reactive_power: float = nan  # var; NaN = leave as it is
 
 
-@dataclass(frozen=True, slots=True)
-class GateOutput:
+class GateOutput(NamedTuple):
     """What to do in this tick."""
 
     write: bool  # True: write `power` and `reactive_power` now, then call `written`
@@ -100,23 +100,28 @@ class _External:
     time: float
     name: str
 
+    def __str__(self) -> str:
+        """What the battery says limits it."""
+        return '; '.join(r if r.startswith(self.name) else f'{self.name}: {r}'
+                         for r in self.reasons) or f'{self.name}: limit'
+
 
 @dataclass(slots=True)
 class _Limits:
-    """Collects the tightest limit of each direction with its reason."""
+    """Collects the tightest limit of each direction with its reason (whose `str` is the text)."""
 
     high: float = inf
     low: float = -inf
-    why_high: str = ''
-    why_low: str = ''
+    why_high: object = ''
+    why_low: object = ''
     stops: list[str] = field(default_factory=list)
 
-    def take(self, charge: float, discharge: float, why: str) -> None:
-        """Magnitudes in W; NaN = not known, no limit."""
-        if not isnan(charge) and max(charge, 0.0) < self.high:
-            self.high, self.why_high = max(charge, 0.0), why
-        if not isnan(discharge) and -max(discharge, 0.0) > self.low:
-            self.low, self.why_low = -max(discharge, 0.0), why
+    def take(self, charge: float, discharge: float, why: object) -> None:
+        """Magnitudes in W; NaN = not known, no limit (it compares false)."""
+        if charge < self.high and (charge >= 0.0 or self.high > 0.0):
+            self.high, self.why_high = (charge if charge > 0.0 else 0.0), why
+        if -discharge > self.low and (discharge >= 0.0 or self.low < 0.0):
+            self.low, self.why_low = (-discharge if discharge > 0.0 else 0.0), why
 
     def stop(self, why: str) -> None:
         """Nothing is allowed."""
@@ -132,6 +137,10 @@ class Gate:
         self.name = name
         self.alarms: tuple[Alarm, ...] = ()
         self.refused = 0  # count of refused offers
+        self._configured = _Limits()
+        self._configured.take(params.max_charge_power, params.max_discharge_power, 'configured limit')
+        self._configured.take(params.max_apparent_power, params.max_apparent_power, 'configured apparent power')
+        self._device_limit, self._device_apparent = f'{name}: device limit', f'{name}: device apparent power'
         self._blocked = 'not started'
         self._order: Setpoint | None = None  # the last one accepted
         self._expires = -inf
@@ -242,15 +251,14 @@ class Gate:
         elif self._power < limits.low:
             reasons.append(f'{limits.why_low}: {self._power:.0f} W limited to {limits.low:.0f} W')
             self._power = limits.low
-        reasons += [why for why in limits.stops if not any(r.startswith(why) for r in reasons)]
+        if limits.stops:
+            reasons += [why for why in limits.stops if not any(r.startswith(why) for r in reasons)]
         self._power += 0.0  # never -0.0
         reactive = self._reactive_output(reasons, bool(limits.stops))
         remaining = max(self._expires - now, 0.0) if self._order is not None else 0.0
         return GateOutput(
-            write=self._due(now, reactive), power=self._power, reactive_power=reactive,
-            lease=max(remaining, self.params.min_revert_s), lease_remaining=remaining,
-            source=self._order.source if self._order is not None else '',
-            limit_reasons=tuple(reasons), alarms=self.alarms)
+            self._due(now, reactive), self._power, reactive, max(remaining, self.params.min_revert_s),
+            remaining, self._order.source if self._order is not None else '', tuple(reasons), self.alarms)
 
     def _advance(self, now: float) -> list[str]:
         """Follow the order, or the ramp to zero after it; returns reasons."""
@@ -273,28 +281,25 @@ class Gate:
         return ['lease ended, ramp to zero']
 
     def _limits(self, now: float) -> _Limits:
-        p, limits = self.params, _Limits()
-        limits.take(p.max_charge_power, p.max_discharge_power, 'configured limit')
-        limits.take(p.max_apparent_power, p.max_apparent_power, 'configured apparent power')
+        p, c = self.params, self._configured
+        limits = _Limits(c.high, c.low, c.why_high, c.why_low)
         r = self._reading
         if r is None:
             limits.stop(f'{self.name}: no valid reading yet')
         else:
-            limits.take(r.max_charge_power, r.max_discharge_power, f'{self.name}: device limit')
-            limits.take(r.max_apparent_power, r.max_apparent_power,
-                        f'{self.name}: device apparent power')
+            limits.take(r.max_charge_power, r.max_discharge_power, self._device_limit)
+            limits.take(r.max_apparent_power, r.max_apparent_power, self._device_apparent)
             if not now - r.time <= p.max_reading_age_s:
                 limits.stop(f'{self.name}: last valid reading {now - r.time:.1f} s ago')
             if r.state is ConverterState.FAULT:
                 limits.stop(f'{self.name}: device is in fault')
         e = self._external
         if e is not None and now - e.time <= p.max_external_age_s:
-            why = '; '.join(r if r.startswith(e.name) else f'{e.name}: {r}' for r in e.reasons)
             charge, discharge = e.charge, e.discharge
             if p.external_required:  # what the battery does not allow is not allowed
                 charge = 0.0 if isnan(charge) else charge
                 discharge = 0.0 if isnan(discharge) else discharge
-            limits.take(charge, discharge, why or f'{e.name}: limit')
+            limits.take(charge, discharge, e)
         elif p.external_required:
             limits.stop('bms: limits are not known' if e is None else
                         f'{e.name}: limits are {now - e.time:.1f} s old')

@@ -44,7 +44,9 @@ class Member:
 def view(reading: BatteryReading, now: float, max_age: float, invalid_after: float) -> Member:
     """One member at time `now`: age, usability, energy and limits, derived where not measured."""
     r = reading
-    quality = max(r.quality, quality_of(now - r.time, max_age, invalid_after))
+    quality = r.quality
+    if not now - r.time <= max_age:
+        quality = max(quality, quality_of(now - r.time, max_age, invalid_after))
     energy, full = energy_of(r)
     headroom = full - energy if full > energy else (0.0 if full <= energy else nan)
     blocked = ''
@@ -69,10 +71,11 @@ def view(reading: BatteryReading, now: float, max_age: float, invalid_after: flo
 
 def energy_of(r: BatteryReading) -> tuple[float, float]:
     """Energy now and when full in Wh; from charge and voltage, or from SoC, where not measured."""
-    full = r.energy_full
+    full, energy = r.energy_full, r.energy
+    if energy >= 0.0 and full >= 0.0:
+        return energy, full
     if isnan(full):
         full = r.charge_full * r.voltage
-    energy = r.energy
     if isnan(energy):
         energy = r.charge * r.voltage
         if isnan(energy):
@@ -115,7 +118,8 @@ def combine(
             reasons.append(f'{label}: {m.blocked}')
         elif isnan(m.energy) or isnan(m.headroom):
             reasons.append(f'{label}: energy not known, not counted')
-        reasons += [f'{label}: {text}' for text in m.reading.limit_reasons]
+        if m.reading.limit_reasons:
+            reasons += [f'{label}: {text}' for text in m.reading.limit_reasons]
 
     discharge = _limit('discharge', limit, labels, views, reasons)
     charge = _limit('charge', limit, labels, views, reasons)
@@ -207,17 +211,19 @@ def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Seque
            views: list[Member], reasons: list[str]) -> float:
     """Common limit in one direction, and why it is below the plain sum."""
     total = stored = 0.0
+    unknown = 0.0
     pace = inf
     slowest = ''
+    charging = direction == 'charge'
     for label, m in zip(labels, views, strict=True):
         if m.blocked:
             continue
-        if direction == 'charge':
+        if charging:
             limit, energy = m.charge_power, m.headroom
         else:
             limit, energy = m.discharge_power, m.energy
         if limit <= 0:
-            full, empty = direction == 'charge' and energy == 0, energy == 0
+            full, empty = charging and energy == 0, energy == 0
             what = 'full' if full else 'empty' if empty else f'must not {direction}'
             reasons.append(f'{label}: {what}')
             continue
@@ -226,12 +232,10 @@ def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Seque
             stored += energy
             if limit / energy < pace:
                 pace, slowest = limit / energy, label
-        # A member of unknown energy (NaN) adds its power below and does not set the pace.
+        elif isnan(energy):
+            unknown += limit  # a member of unknown energy adds its power and does not set the pace
     if rule == 'sum' or pace == inf:
         return total
-    unknown = sum(
-        m.charge_power if direction == 'charge' else m.discharge_power for m in views
-        if not m.blocked and isnan(m.headroom if direction == 'charge' else m.energy))
     together = min(stored * pace + unknown, total)
     if together < BALANCED * total:
         reasons.append(f'{direction} {together:.0f} W of {total:.0f} W so that members finish'
@@ -258,9 +262,10 @@ def _charge(charge: float, energy: float, voltage: float) -> float:
 def _voltage(parts: list[Member], charging: bool) -> float:
     """Weighted by charge when discharging, by headroom (Ah) when charging; NaN only if none is known."""
     known = [m for m in parts if m.reading.voltage > 0]
-    for weights in ([m.headroom for m in known], [m.energy for m in known])[::1 if charging else -1]:
+    for by_headroom in (charging, not charging):
         energy = charge = 0.0
-        for m, weight in zip(known, weights, strict=True):
+        for m in known:
+            weight = m.headroom if by_headroom else m.energy
             if weight > 0:
                 energy += weight
                 charge += weight / m.reading.voltage
@@ -297,15 +302,22 @@ def _soc(parts: list[Member]) -> float:
 
 def _weighted(pairs: list[tuple[float, float]]) -> float:
     """Weighted mean of known values; equal weights when no weight is known."""
-    known = [(v, w) for v, w in pairs if not isnan(v)]
-    total = sum(w for _, w in known if w > 0)
-    if total > 0:
-        return sum(v * w for v, w in known if w > 0) / total
-    return sum(v for v, _ in known) / len(known) if known else nan
+    total = weights = 0.0
+    for v, w in pairs:
+        if w > 0 and not isnan(v):
+            total += v * w
+            weights += w
+    if weights > 0:
+        return total / weights
+    known = [v for v, _ in pairs if not isnan(v)]
+    return sum(known) / len(known) if known else nan
 
 
 def _known_sum(values: list[float]) -> float:
     """Sum of what is known; NaN when nothing is."""
+    total = sum(values)
+    if not isnan(total):
+        return total if values else nan
     known = [v for v in values if not isnan(v)]
     return sum(known) if known else nan
 
@@ -316,7 +328,7 @@ def _sum(values: list[float]) -> float:
 
 
 def _mode(modes: list[Mode], power: float) -> Mode:
-    if all(m == modes[0] for m in modes):
+    if modes.count(modes[0]) == len(modes):
         return modes[0]
     if Mode.CHARGING in modes or Mode.DISCHARGING in modes:
         if power > 0:
@@ -331,7 +343,7 @@ def _mode(modes: list[Mode], power: float) -> Mode:
 
 def _contactor(states: list[Contactor]) -> Contactor:
     """What the members allow together: closed in a direction when any member is."""
-    if all(s == states[0] for s in states):
+    if states.count(states[0]) == len(states):
         return states[0]
     charge = Contactor.CLOSED in states or Contactor.CHARGE_ONLY in states
     discharge = Contactor.CLOSED in states or Contactor.DISCHARGE_ONLY in states

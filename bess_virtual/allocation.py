@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite, isnan
+from math import inf, isfinite, isnan
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,9 @@ BoolArray = NDArray[np.bool_]
 
 EXACT_SUBSETS_UP_TO = 12
 """Up to this many eligible members the choice of who runs is exact, beyond it a good heuristic."""
+
+FEW = 12
+"""Up to this many members plain floats are faster than arrays; the results are the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +62,12 @@ def allocate(
 
     Raises ValueError when lengths differ or a weight is infinite. A NaN request is granted as 0.
     """
-    caps = np.asarray(high if power >= 0 else low, dtype=np.float64)
-    weights = np.asarray(weight_charge if power >= 0 else weight_discharge, dtype=np.float64)
+    limits, shares = (high, weight_charge) if power >= 0 else (low, weight_discharge)
+    if (exclusion is None and type(limits) is list and type(shares) is list
+            and 0 < len(limits) == len(shares) <= FEW and not isnan(power)):
+        return _allocate_few(power, shares, limits)
+    caps = np.asarray(limits, dtype=np.float64)
+    weights = np.asarray(shares, dtype=np.float64)
     if caps.ndim != 1 or caps.shape != weights.shape:
         raise ValueError(f'limits and weights differ in shape: {caps.shape} and {weights.shape}')
     if isnan(power):
@@ -92,6 +99,46 @@ def allocate(
     reason = '' if residual == 0 else _shortfall(power, granted, float(caps.sum()))
     # + 0.0 turns -0.0 into 0.0
     return Allocation(magnitudes * sign + 0.0, granted * sign + 0.0, residual * sign + 0.0, reason)
+
+
+def _allocate_few(power: float, weights: list[float], limits: list[float]) -> Allocation:
+    """`allocate` without exclusion, for a list of few members."""
+    if power == 0:
+        return Allocation(np.zeros(len(limits)), 0.0, 0.0, '')
+    sign = 1.0 if power > 0 else -1.0
+    asked = abs(power)
+    # Comparisons with NaN are false: such a member takes no part.
+    heaviest = max([w for w in weights if w > 0.0], default=0.0)
+    if heaviest == inf:
+        raise ValueError('a weight is infinite')
+    caps = [c * sign if w > 0.0 and c * sign > 0.0 else 0.0 for w, c in zip(weights, limits, strict=True)]
+    reachable = sum(caps)
+    if asked >= reachable:
+        reason = '' if asked == reachable else _shortfall(power, reachable, reachable)
+        return Allocation(np.array([c * sign + 0.0 for c in caps]), reachable * sign + 0.0,
+                          (asked - reachable) * sign + 0.0, reason)
+    # Weights relative to the heaviest keep sums and ratios within range for any unit.
+    level = _level_few(asked, [(c * heaviest / w, w / heaviest, c)
+                               for w, c in zip(weights, caps, strict=True) if c > 0.0])
+    powers = [min(c, level * (w / heaviest)) * sign + 0.0 if c > 0.0 else 0.0
+              for w, c in zip(weights, caps, strict=True)]
+    return Allocation(np.array(powers), power, 0.0, '')
+
+
+def _level_few(power: float, members: list[tuple[float, float, float]]) -> float:
+    """Level at which the members (level where it is full, weight, limit) carry `power`, which they can."""
+    members.sort()
+    free = [0.0]
+    for _, weight, _ in reversed(members):
+        free.append(free[-1] + weight)
+    free.reverse()
+    fixed = 0.0
+    last = len(members) - 1
+    for k, (full_at, _, cap) in enumerate(members):
+        if k == last or fixed + full_at * free[k] >= power:
+            return (power - fixed) / free[k]
+        fixed += cap
+    raise AssertionError('no members')
 
 
 def fill(power: float, weights: FloatArray, caps: FloatArray) -> tuple[FloatArray, float]:

@@ -19,7 +19,7 @@ from bess.srv import CancelSchedule, GetStatus, ListSchedule, ScheduleSetCurrent
 from bess_core import qos
 from bess_core.clock import join_stamp
 from bess_core.context import NodeContext
-from bess_core.convert import battery_to_msg, battery_to_state, site_time, stamp, wall_stamp
+from bess_core.convert import battery_to_msg, battery_to_state, set_stamp, site_time, wall_stamp
 from bess_core.leases import LeaseHolder
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -100,6 +100,7 @@ class LogicalBatteryNode(BessNode):
         content = self._journal.content
         self.schedule = Schedule(content.requests.values(), content.next_id, self._journal)
         self._status = self.create_publisher(BatteryStatus, '~/status', qos.MEASUREMENT)
+        self._message = BatteryStatus()  # refilled for every publication
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
         self._entities: list[Any] = [
             self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint, qos.SETPOINT),
@@ -171,10 +172,10 @@ class LogicalBatteryNode(BessNode):
         self.reading = reading
         self.progress += 1
         self._last_publish = now
-        name = self.get_name()
-        self._status.publish(battery_to_msg(reading, self.clock, name))
+        if self._status.get_subscription_count():
+            self._status.publish(battery_to_msg(reading, self.clock, self.name, self._message))
         if self._state.get_subscription_count():
-            self._state.publish(battery_to_state(reading, self.clock, name))
+            self._state.publish(battery_to_state(reading, self.clock, self.name))
         self._watch_quality(reading)
 
     def _watch_quality(self, reading: BatteryReading) -> None:
@@ -222,7 +223,9 @@ class LogicalBatteryNode(BessNode):
             self.refresh()  # nothing came from below: say how old it is by now
 
     def drive(self, now: float) -> None:
-        """Decide what is asked now (lease over schedule over nothing) and pass it on."""
+        """Decide what is asked now (lease over schedule over nothing) and pass it on; nothing unless active."""
+        if not self.is_active:
+            return
         self._last_drive = now
         demand = self._wanted(now)
         if demand is None and self.demand is not None:
@@ -230,7 +233,7 @@ class LogicalBatteryNode(BessNode):
         if demand is None and self._resting > 0:
             # Zero is said explicitly for a while: silence alone would leave the members to their leases.
             self._resting -= 1
-            source = self.demand.source if self.demand is not None else self.get_name()
+            source = self.demand.source if self.demand is not None else self.name
             self.command(Demand(0.0, nan, source, 1.0), now)
         else:
             if demand is not None:
@@ -361,14 +364,15 @@ class SetpointSender:
         self._node, self._lease = node, lease
         self._publisher = node.create_publisher(PowerSetpoint, node.ctx.topic(f'{target}/setpoint'), qos.SETPOINT)
         self._sequence = 0
+        self._message = PowerSetpoint(source=node.name)  # refilled for every order
 
     def send(self, power: float, reactive_power: float, now: float, lease: float = inf, term: int = 0) -> None:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._sequence += 1
-        message = PowerSetpoint(
-            power=float(power), reactive_power=float(reactive_power), lease=float(min(self._lease, lease)),
-            source=self._node.get_name(), term=term, sequence=self._sequence)
-        message.header.stamp = stamp(self._node.clock, now)
+        message = self._message
+        message.power, message.reactive_power = float(power), float(reactive_power)
+        message.lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
+        set_stamp(message.header.stamp, self._node.clock, now)
         self._publisher.publish(message)
 
     def close(self) -> None:

@@ -98,6 +98,7 @@ class Partition:
         if problems:
             raise ValueError('; '.join(problems))
         self.names = list(shares)
+        self._known = frozenset(self.names)
         self.shares = list(shares.values())
         self.policy = policy
         self.expected = expected
@@ -153,7 +154,8 @@ class Partition:
         self._reconcile(source)
         for child, part in zip(self._children, parts, strict=True):
             child.power = part
-        return {name: self._reading(i) for i, name in enumerate(self.names)}
+        reasons = [f'source: {text}' for text in source.limit_reasons]
+        return {name: self._reading(i, reasons) for i, name in enumerate(self.names)}
 
     def to_dict(self) -> dict[str, Any]:
         """State to be saved (JSON types only)."""
@@ -194,9 +196,8 @@ class Partition:
     def _admit(self, requests: Mapping[str, float],
                horizon: float = 0.0) -> tuple[list[float], dict[str, str]]:
         """Requests held to each child's own limits, and why."""
-        unknown = requests.keys() - set(self.names)
-        if unknown:
-            raise KeyError(f'no such child: {", ".join(sorted(unknown))}')
+        if not requests.keys() <= self._known:
+            raise KeyError(f'no such child: {", ".join(sorted(requests.keys() - self._known))}')
         granted: list[float] = []
         reasons: dict[str, str] = {}
         for name, child in zip(self.names, self._children, strict=True):
@@ -282,12 +283,15 @@ class Partition:
     def _spread(self, fractions: Sequence[float], expected: float, total: float) -> list[float]:
         return spread_limit(self.policy, fractions, [f * expected for f in fractions], total)
 
-    def _reading(self, i: int) -> BatteryReading:
-        """Child i as a battery: energy, power and limits are its own, the rest is the source's."""
+    def _reading(self, i: int, source_reasons: list[str]) -> BatteryReading:
+        """Child i as a battery: energy, power and limits are its own, the rest is the source's.
+
+        Cells and alarms belong to the source and are reported there once.
+        """
         source, child, share = self._source, self._children[i], self.shares[i]
         v = source.voltage
         ledger = None if self.ledgers is None else self.ledgers[i]
-        reasons = [f'source: {text}' for text in source.limit_reasons]
+        reasons = source_reasons.copy()
         if ledger is None:
             reasons.append('the energy of the source is not known yet')
         elif child.energy <= EMPTY_WH:
@@ -300,9 +304,13 @@ class Partition:
         if mode in (Mode.IDLE, Mode.CHARGING, Mode.DISCHARGING) and not isnan(child.power):
             mode = (Mode.CHARGING if child.power > 0
                     else Mode.DISCHARGING if child.power < 0 else Mode.IDLE)
-        return replace(
-            source,
+        return BatteryReading(
+            time=source.time,
+            newest=source.newest,
+            quality=source.quality,
             mode=mode,
+            contactor=source.contactor,
+            voltage=v,
             current=_scaled(source.current, child.power, source.power, v),
             power=child.power,
             charge=_scaled(source.charge, child.energy, source.energy, v),
@@ -317,16 +325,18 @@ class Partition:
             max_discharge_power=child.discharge_power,
             soc=child.energy / child.energy_full if child.energy_full > 0 else (
                 0.0 if share.energy == 0 else nan),
+            soh=source.soh,
+            temperature=source.temperature,
+            temperature_min=source.temperature_min,
+            cell_voltage_min=source.cell_voltage_min,
+            cell_voltage_max=source.cell_voltage_max,
+            cell_voltage_min_index=source.cell_voltage_min_index,
+            cell_voltage_max_index=source.cell_voltage_max_index,
             energy_charged=nan if ledger is None else ledger.charged,
             energy_discharged=nan if ledger is None else ledger.discharged,
-            setpoint=nan,
-            setpoint_source='',
+            members=source.members,
+            members_usable=source.members_usable,
             limit_reasons=reasons,
-            # cells and alarms belong to the source and are reported there once
-            cells=(),
-            temperatures=(),
-            balancing=(),
-            alarms=(),
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from bess.msg import BatteryStatus
 from bess_core import qos
+from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg
 from bess_core.node import BessNode
 from bess_core.params import ParameterError, build, param
@@ -23,6 +24,7 @@ from .partition import Expected, Partition, aged
 from .shares import Policy, Share, validate
 
 SAVE_S = 10.0
+HOLD_TICKS = 3.0  # ticks of the children that an order to the source lasts at least, while any child asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +92,16 @@ class PartitionNode(BessNode):
         common = {f: getattr(parameters, f) for f in ('period', 'max_age', 'invalid_after', 'max_lease')}
         return [(child, 'partition_child', ChildParams(partition=name, **common)) for child in parameters.children]
 
+    def __init__(self, name: str, parameters: PartitionParams, ctx: NodeContext) -> None:
+        super().__init__(name, parameters, ctx)
+        self._children: dict[str, PartitionChildNode] = {}  # also while the partition is configured anew
+
     def on_bess_configure(self) -> None:
         """Restore the ledgers, listen to the source."""
         p = self.params
         self._requests: dict[str, Demand] = {}
         self.reasons: dict[str, str] = {}
         self._source = BatteryReading()
-        self._children: dict[str, PartitionChildNode] = {}
         self._booked = -inf
         self._in_force: dict[str, float] = {}
         self._file = self.ctx.state_dir / 'ledgers' / f'{self.get_name()}.json'
@@ -109,10 +114,12 @@ class PartitionNode(BessNode):
     def on_bess_cleanup(self) -> None:
         """Keep the ledgers."""
         if hasattr(self, '_partition'):
-            self._save()
-            self.destroy_subscription(self._subscription)
-            self._sender.close()
-            del self._partition, self._sender
+            try:
+                self._save()
+            finally:  # also when the disk is full
+                self.destroy_subscription(self._subscription)
+                self._sender.close()
+                del self._partition, self._sender
 
     def attach(self, child: PartitionChildNode) -> None:
         """A child node of this process reports for duty."""
@@ -157,6 +164,8 @@ class PartitionNode(BessNode):
 
     def request(self, child: str, demand: Demand | None, now: float) -> None:
         """A child asks for a power (None = nothing). Requests are summed; opposite ones cancel at the source."""
+        if not hasattr(self, '_partition'):
+            return  # not configured: the children's readings grow old and say so
         before = self._requests.get(child)
         if demand is None:
             self._requests.pop(child, None)
@@ -169,7 +178,9 @@ class PartitionNode(BessNode):
         self._in_force, self.reasons = net.granted, net.reasons
         if not self.is_active:
             return
-        lease = min((d.lease for d in self._requests.values()), default=1.0)
+        leases = [d.lease for d in self._requests.values()] or [1.0]
+        # The sum holds until the first lease ends, but at least until the other children had their next tick.
+        lease = min(max(leases), max(min(leases), HOLD_TICKS * self.params.period))
         term = max((d.term for d in self._requests.values()), default=0)
         reactive = [d.reactive_power for d in self._requests.values() if d.reactive_power == d.reactive_power]
         # The last child's rest also goes through here: zero is sent once, then the lease runs out.
@@ -215,4 +226,4 @@ class PartitionChildNode(LogicalBatteryNode):
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Ask the partition."""
-        self._owner.request(self.get_name(), demand, now)
+        self._owner.request(self.name, demand, now)

@@ -83,10 +83,13 @@ def merge(bms: BatteryReading, conv: ConverterReading, now: float, ages: Ages,
     `time` the oldest of both. Power and energy counters are those of the AC side; where the converter
     does not measure power it follows from the DC side by efficiency.
     """
-    bms_quality = max(bms.quality, quality_of(now - bms.time, ages.bms_max_age, ages.bms_invalid_after))
-    conv_quality = max(
-        conv.quality, quality_of(now - conv.time, ages.converter_max_age, ages.converter_invalid_after))
-    quality = max(bms_quality, conv_quality)
+    bms_quality, conv_quality = bms.quality, conv.quality
+    if not now - bms.time <= ages.bms_max_age:
+        bms_quality = max(bms_quality, quality_of(now - bms.time, ages.bms_max_age, ages.bms_invalid_after))
+    if not now - conv.time <= ages.converter_max_age:
+        conv_quality = max(
+            conv_quality, quality_of(now - conv.time, ages.converter_max_age, ages.converter_invalid_after))
+    quality = bms_quality if bms_quality >= conv_quality else conv_quality
     voltage = conv.dc_voltage if isnan(bms.voltage) else bms.voltage
     current = conv.dc_current if isnan(bms.current) else bms.current
     power = conv.active_power
@@ -125,8 +128,10 @@ def merge(bms: BatteryReading, conv: ConverterReading, now: float, ages: Ages,
         reasons.append(f'bms: stale, {now - bms.time:.1f} s old')
     if conv_quality == Quality.STALE:
         reasons.append(f'converter: stale, {now - conv.time:.1f} s old')
-    reasons += [f'bms: {text}' for text in bms.limit_reasons]
-    reasons += [f'converter: {text}' for text in conv.limit_reasons]
+    if bms.limit_reasons:
+        reasons += [f'bms: {text}' for text in bms.limit_reasons]
+    if conv.limit_reasons:
+        reasons += [f'converter: {text}' for text in conv.limit_reasons]
 
     return BatteryReading(
         time=min(bms.time, conv.time),
@@ -197,15 +202,15 @@ def _stop(bms: BatteryReading, conv: ConverterReading, bms_quality: Quality,
 
 def _tightest(direction: str, limits: tuple[tuple[str, float], ...], reasons: list[str]) -> float:
     """The smallest known limit; appends who sets it. NaN when none is known."""
-    name, tightest = '', nan
+    name, tightest = '', inf
     for candidate, value in limits:
-        if value < tightest or (isnan(tightest) and value < inf):
+        if value < tightest:  # false for NaN
             name, tightest = candidate, value
-    if name:
-        tightest = max(tightest, 0.0)
-        reasons.append(f'{direction} {tightest:.0f} W: {name}')
-    else:
+    if not name:
         reasons.append(f'{direction}: no limit known')
+        return nan
+    tightest = max(tightest, 0.0)
+    reasons.append(f'{direction} {tightest:.0f} W: {name}')
     return tightest
 
 

@@ -18,3 +18,22 @@ foreach(package unique_identifier_msgs service_msgs action_msgs builtin_interfac
     endif()
   endif()
 endforeach()
+
+# numpy's headers are on the interface of the generated Python target. When the environment lies inside
+# the source tree (.venv), CMake refuses to export such a path: keep it for this build only.
+function(bess_export_without_source_paths target)
+  get_target_property(dirs ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  if(NOT dirs)
+    return()
+  endif()
+  set(kept "")
+  foreach(dir ${dirs})
+    string(FIND "${dir}/" "${CMAKE_CURRENT_SOURCE_DIR}/" at)
+    if(at EQUAL 0)
+      list(APPEND kept "$<BUILD_INTERFACE:${dir}>")
+    else()
+      list(APPEND kept "${dir}")
+    endif()
+  endforeach()
+  set_property(TARGET ${target} PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+endfunction()

@@ -66,11 +66,11 @@ def interface_files() -> list[Path]:
 
 
 def steps() -> list[Step]:
-    """All steps in order; each depends on the ones before it."""
+    """All steps in order. What was installed into other packages is installed again."""
     pinned = fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS], f'{sys.version} {ROOT}')
     generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
                              ROOT / 'package.xml'], pinned)
-    metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], generated)
+    metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
             Step('checkout', metadata, checkout)]
 
@@ -108,15 +108,16 @@ def packages() -> None:
 
 def interfaces() -> None:
     """Messages and services through the genuine rosidl pipeline, installed into the environment."""
-    # CMake and rosidl keep what they once made: another environment or another set of files starts afresh.
-    tree = '\n'.join([steps()[0].fingerprint, *(p.name for p in interface_files())])
+    # CMake and rosidl keep what they once made: other packages or a file that is gone start afresh.
+    pinned, names = steps()[0].fingerprint, {path.name for path in interface_files()}
     marker = BUILD / 'bess-tree.stamp'
-    if not marker.exists() or marker.read_text() != tree:
+    before = marker.read_text().split() if marker.exists() else ['']
+    if before[0] != pinned or not names.issuperset(before[1:]):
         shutil.rmtree(BUILD, ignore_errors=True)
         for generated in VENV.glob('lib/python3*/site-packages/bess'):
             shutil.rmtree(generated)
-        BUILD.mkdir(parents=True)
-        marker.write_text(tree)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    marker.write_text('\n'.join([pinned, *sorted(names)]))
     env = {'PATH': f'{VENV / "bin"}{os.pathsep}{os.environ["PATH"]}', 'AMENT_PREFIX_PATH': str(VENV),
            'CMAKE_PREFIX_PATH': str(VENV)}
     run(['cmake', '-G', 'Ninja', '-S', '.', '-B', str(BUILD), '-DBESS_INTERFACES_ONLY=ON', '-DBUILD_TESTING=OFF',

@@ -86,7 +86,7 @@ class SelfConsumption:
         self.params = params
         self.source = source
         self.battery = battery
-        self.meter = f'meter {meter}' if meter else 'meter'
+        self.meter = meter if 'meter' in meter else f'meter {meter}'.strip()
         self._rest = LoadEstimator(params.delay_s, params.settle_s)
         self._sequence: int | None = None
         self._measured_at = -inf

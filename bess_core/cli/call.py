@@ -18,6 +18,7 @@ from .session import (
     open_session,
     print_json,
     text_table,
+    type_of,
     where,
 )
 
@@ -61,8 +62,11 @@ def run(args: argparse.Namespace) -> int:
         if args.list:
             return _list(session, args.json)
         service = find_service(session, args.service)
+        offered = session.services()[service]
         try:
-            kind = find_class(type_name or session.services()[service], 'srv')
+            kind = find_class(type_name or offered, 'srv')
+            if type_of(kind) != offered:
+                raise CliError(f'{service} is of type {offered}, not {type_of(kind)}')
             if args.fields:
                 return _print_fields(service, kind, args.json)
             request = fill(kind.Request(), values)

@@ -54,7 +54,7 @@ def guarded(step: Callable[[], Finding]) -> Finding:
     """Run a check; one that breaks is a finding too."""
     try:
         return step()
-    except Exception as error:  # noqa: BLE001 - reported: one broken check must not hide the others
+    except Exception as error:  # noqa: BLE001 - reported as a finding: it must not hide the other checks
         name = getattr(step, '__name__', 'check').replace('_', ' ').strip('<>')
         return fail(name, f'the check itself failed: {type(error).__name__}: {error}', 'report this')
 
@@ -65,7 +65,7 @@ def guarded(step: Callable[[], Finding]) -> Finding:
 def python_version() -> Finding:
     """3.11 or newer."""
     version = '.'.join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever copied the files may run them with any
+    if sys.version_info < (3, 11):
         return fail('python', version, 'install Python 3.11 or newer')
     return ok('python', f'{version} at {sys.executable}')
 
@@ -145,7 +145,7 @@ def middleware() -> Finding:
 
     try:
         name = get_rmw_implementation_identifier()
-    except Exception as error:  # noqa: BLE001 - rcl raises a plain RuntimeError of its own; reported
+    except Exception as error:  # noqa: BLE001 - reported as a finding: it must not hide the other checks
         return fail('middleware', str(error), 'unset RMW_IMPLEMENTATION, or install the one it names')
     if name != 'rmw_fastrtps_cpp':
         return warn('middleware', f'{name}: not measured with bess', 'unset RMW_IMPLEMENTATION for rmw_fastrtps_cpp')

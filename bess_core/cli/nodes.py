@@ -83,7 +83,7 @@ def running(session: Session, site: str) -> list[dict[str, Any]]:
 
     # Two heartbeats of every node: their difference is the rate of its progress.
     session.settle(lambda: managed() and all(len(beats.get(n, ())) > 1 for n in managed()),
-                   lambda: (managed(), set(beats)), look=observer.discover)
+                   lambda: (managed(), set(beats)), look=observer.discover, quiet=2.0)
     now = time.monotonic()
     faults: dict[str, int] = {}
     for space, fault in observer.faults:

@@ -25,9 +25,10 @@ EXAMPLES = """
   bess replay DIR --rate 10 --prefix /replay        ten times as fast, as /replay/home/...
   bess replay DIR --topics '/home/*/status' --loop
   bess replay DIR --start 10m --for 30s
-Topics that a running site publishes are refused without --force: use --prefix or another ROS_DOMAIN_ID.
+Topics that a running site publishes are refused (this is looked at for 3.5 s) without --force: use
+--prefix or another ROS_DOMAIN_ID.
 """
-_LOOK_S = 1.0
+_LOOK_S = 3.5  # discovery may take 3 s; two sources on one topic would be worse than the wait
 
 
 def add_parser(commands: Any) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from . import words
 
-TIMEOUT_S = 3.0
-QUIET_S = 0.3  # the graph is taken for complete when nothing new came for so long
+#: FastDDS repeats lost discovery messages every 3 s: whoever looks for less may miss a site that runs.
+TIMEOUT_S = 5.0
+QUIET_S = 0.5  # the graph is taken for complete when nothing new came for so long
 LOOK_S = 0.1  # period of looks at the graph
 SHOWN = 8  # names offered in an error
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
@@ -35,7 +36,7 @@ class CliError(Exception):
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def add_command(commands: Any, name: str, short: str, text: str | None, examples: str,  # noqa: PLR0917
+def add_command(commands: Any, name: str, short: str, text: str | None, examples: str,
                 run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     """Parser of a command with description and examples; errors of `run` become one line."""
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -146,10 +147,11 @@ class Session:
         return bool(reached)
 
     def settle(self, ready: Callable[[], Any], seen: Callable[[], Any],
-               timeout_s: float | None = None, look: Callable[[], object] | None = None) -> bool:
+               timeout_s: float | None = None, look: Callable[[], object] | None = None,
+               quiet: float = 1.0) -> bool:
         """Until `ready()` holds and `seen()` did not change for a moment; False at the deadline.
 
-        `look` is called first and then every 0.1 s (discovery)."""
+        `look` is called first and then every 0.1 s (discovery); `quiet` scales the moment."""
         last: Any = object()
         changed = looked = float('-inf')
 
@@ -162,7 +164,7 @@ class Session:
             current = seen()
             if current != last:
                 last, changed = current, now
-            return bool(ready()) and now - changed >= QUIET_S
+            return bool(ready()) and now - changed >= QUIET_S * quiet
 
         return self.until(done, timeout_s)
 
@@ -221,15 +223,16 @@ class Session:
         wait = self.timeout if deadline_s is None else deadline_s
         client = self.node.create_client(kind, service)
         try:
-            if not self.until(client.service_is_ready, wait):
-                raise CliError(self._absent(service, type_of(kind), wait))
-            future = client.call_async(request)
-            if not self.until(future.done, wait):
-                client.remove_pending_request(future)
-                raise CliError(f'{service}: no answer within {wait:g} s')
-            return future.result()
+            if self.until(client.service_is_ready, wait):
+                future = client.call_async(request)
+                if not self.until(future.done, wait):
+                    client.remove_pending_request(future)
+                    raise CliError(f'{service}: no answer within {wait:g} s')
+                return future.result()
         finally:
             self.node.destroy_client(client)
+        # Without our own client the graph shows what the others offer.
+        raise CliError(self._absent(service, type_of(kind), wait))
 
     def _absent(self, service: str, type_name: str, wait: float) -> str:
         same = self.services(type_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import Any
@@ -10,19 +11,21 @@ from bess.msg import BatteryStatus, DecisionTrace, MeterStatus
 
 VIOLATION_S = 1.0  # beyond a limit for longer than tick plus device lag
 TOLERANCE_W, TOLERANCE = 50.0, 0.02
+JITTERS = 36_000  # ticks whose lateness is kept: the last hour at 100 ms
+LONGEST_GAP_S = 5.0  # between two samples that are integrated over
 
 
 @dataclass
 class Summary:
     """Feed it every message with `take`; `result` is the last line of ``bess up --json``."""
 
-    manager_meter: str = ''  # full name of the meter whose energy counts; '' = the first one seen
+    grid_meter: str = ''  # full name of the meter at the grid connection
     ticks: int = 0
-    jitters: list[float] = field(default_factory=list)
+    jitters: deque[float] = field(default_factory=lambda: deque(maxlen=JITTERS))
     violations: int = 0
     faults_seen: set[str] = field(default_factory=set)
-    _counter_start: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _counter_last: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _last: dict[str, tuple[float, float]] = field(default_factory=dict)  # meter -> (stamp s, W)
+    _sums: dict[str, list[float]] = field(default_factory=dict)  # meter -> [Wh imported, Wh exported]
     _beyond: dict[str, tuple[float, bool]] = field(default_factory=dict)  # battery -> (since stamp, counted)
 
     def take(self, name: str, message: Any) -> None:
@@ -31,12 +34,7 @@ class Summary:
             self.ticks += 1
             self.jitters.append(message.jitter)
         elif isinstance(message, MeterStatus):
-            if not self.manager_meter:
-                self.manager_meter = name
-            counters = (message.energy_import, message.energy_export)
-            if not any(isnan(c) for c in counters):
-                self._counter_start.setdefault(name, counters)
-                self._counter_last[name] = counters
+            self._energy(name, message)
         elif isinstance(message, BatteryStatus):
             self._limits(name, message)
         elif hasattr(message, 'faults'):
@@ -63,13 +61,24 @@ class Summary:
         ordered = sorted(self.jitters)
         return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] * 1e3
 
+    def _energy(self, name: str, m: MeterStatus) -> None:
+        """Integrate the measured power: counters of many meters move in steps of 100 Wh only."""
+        at = m.header.stamp.sec + m.header.stamp.nanosec * 1e-9
+        last = self._last.get(name)
+        if isnan(m.active_power) or m.quality != MeterStatus.QUALITY_OK:
+            self._last.pop(name, None)
+            return
+        self._last[name] = (at, m.active_power)
+        if last is None or not 0.0 < at - last[0] <= LONGEST_GAP_S:
+            return
+        energy = 0.5 * (m.active_power + last[1]) * (at - last[0]) / 3600.0
+        total = self._sums.setdefault(name, [0.0, 0.0])
+        total[0 if energy > 0 else 1] += abs(energy)
+
     def energy(self) -> tuple[float, float]:
         """(import, export) in Wh at the grid meter since the start; NaN while unknown."""
-        start = self._counter_start.get(self.manager_meter)
-        last = self._counter_last.get(self.manager_meter)
-        if start is None or last is None:
-            return nan, nan
-        return last[0] - start[0], last[1] - start[1]
+        imported, exported = self._sums.get(self.grid_meter, [nan, nan])
+        return imported, exported
 
     def result(self, nodes_active: int) -> dict[str, Any]:
         """The summary as plain values; unknown = None."""

@@ -99,7 +99,7 @@ class _Up:
             node = Node('supervisor', namespace=self.site.namespace, start_parameter_services=False,
                         enable_rosout=False)
             runtime.executor.add_node(node)
-            summary = Summary()
+            summary = Summary(grid_meter=self._grid_meter())
             observer = SiteObserver(node, self.site.namespace, DEFAULT, summary.take)
             supervisor = Supervisor(self.site, self.state, node, site_arguments=self._set_arguments())
             ticker = RealTicker(Clock(), runtime.post)
@@ -127,6 +127,12 @@ class _Up:
         else:
             print(json.dumps(result), flush=True)
         return 0 if ended or self.args.seconds > 0 else 1
+
+    def _grid_meter(self) -> str:
+        """Full name of the meter that the power manager looks at; of the first one without a manager."""
+        named = [n.params.meter for n in self.site.nodes if n.role == 'manager' and n.params.meter]
+        meters = named or [n.name for n in self.site.nodes if n.role == 'meter']
+        return f'{self.site.namespace}/{meters[0]}' if meters else ''
 
     def _set_arguments(self) -> list[str]:
         return [word for setting in self.args.set for word in ('--set', setting)]

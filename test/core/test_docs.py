@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bess_core.site import known_types
+from bess_core.site import known_types, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = ['README.md', 'CHANGELOG.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))]
@@ -179,3 +179,45 @@ def test_links_between_the_pages_lead_somewhere(page: str) -> None:
 def test_files_named_in_the_pages_exist(page: str) -> None:
     for name in FILES.findall((ROOT / page).read_text(encoding='utf-8')):
         assert (ROOT / name).exists(), f'{page}: {name}'
+
+
+def test_the_change_to_a_real_house_is_the_one_in_the_readme(tmp_path: Path) -> None:
+    text = (ROOT / 'config' / 'sites' / 'home_demo.yaml').read_text(encoding='utf-8')
+    diff = re.search(r'^```diff\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.MULTILINE | re.DOTALL)
+    assert diff is not None
+    text, _, simulation = text.partition('\nsimulation:\n')
+    assert simulation
+    removed = ''
+    for line in diff[1].splitlines():
+        if line.startswith('-') and not line.startswith('-simulation'):
+            removed = line[1:]
+        elif line.startswith('+'):
+            assert text.count(f'\n{removed}\n') == 1, removed
+            text = text.replace(f'\n{removed}\n', f'\n{line[1:]}\n')
+    assert '127.0.0.1:15' not in text
+    path = tmp_path / 'my_house.yaml'
+    path.write_text(text, encoding='utf-8')
+    site = load(path, variables={'state': str(tmp_path)})
+    assert not site.simulation
+    addresses = [n.params.address for n in site.nodes if hasattr(n.params, 'address')]
+    assert len(addresses) == diff[1].count('\n+')
+    assert all(a.startswith(('tcp://192.168.', 'serial:/dev/')) for a in addresses)
+
+
+def examples() -> list[str]:
+    text = (ROOT / 'docs' / 'sites.md').read_text(encoding='utf-8')
+    return [b for b in re.findall(r'^```yaml\n(.*?)^```', text, re.MULTILINE | re.DOTALL) if b.startswith('site:')]
+
+
+@pytest.mark.parametrize('number', range(3))
+def test_whole_sites_in_the_pages_are_valid(number: int, tmp_path: Path) -> None:
+    path = tmp_path / 'site.yaml'
+    path.write_text(examples()[number], encoding='utf-8')
+    assert load(path, variables={'state': str(tmp_path)}).nodes
+
+
+def test_tests_named_in_the_pages_exist() -> None:
+    named = re.findall(r'`(test/[\w/]+\.py)::(\w+)`', (ROOT / 'docs' / 'design.md').read_text(encoding='utf-8'))
+    assert named
+    for file, name in named:
+        assert f'def {name}(' in (ROOT / file).read_text(encoding='utf-8'), f'{file}::{name}'

@@ -16,11 +16,13 @@ from typing import Any
 
 import yaml
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from bess.msg import DecisionTrace, SystemState
+from bess.srv import CancelSchedule, ClearFault, GetStatus, ListSchedule, ScheduleSetCurrent, SetMode
 from bess_core.observer import DEFAULT, SiteObserver
 from bess_core.runtime import Runtime
-from bess_sim.control_client import ControlError, DeviceControl
+from bess_sim.control_client import DeviceControl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = REPOSITORY / 'config' / 'sites' / 'home_demo.yaml'
@@ -29,6 +31,16 @@ TELEMETRY = ('recorder', 'dashboard')
 START_S, END_S, ANSWER_S = 25.0, 20.0, 5.0
 TARGET_W, NEAR_W, SETTLE_S = 20.0, 60.0, 12.0  # grid power that the demo site holds
 INVERTERS = {'inverter_a': 'unit_a', 'inverter_b': 'unit_b'}
+BATTERIES = ('unit_a', 'unit_b', 'all', 'house', 'grid')
+#: All services that tests call. Their clients are made before the site is up: the middleware drops the answer
+#: of a service that has not yet discovered its client, although the client sees the service as ready.
+SERVICES: dict[str, Any] = {
+    'site/start': Trigger, 'site/stop': Trigger, 'site/set_mode': SetMode,
+    **{f'{node}/clear_fault': ClearFault for node in ('bms_a', 'bms_b')},
+    **{f'{battery}/{name}': kind for battery in BATTERIES for name, kind in {
+        'get_status': GetStatus, 'schedule_set_current': ScheduleSetCurrent, 'cancel_schedule': CancelSchedule,
+        'list_schedule': ListSchedule}.items()},
+}
 
 
 def free_ports(count: int) -> list[int]:
@@ -43,7 +55,8 @@ def free_ports(count: int) -> list[int]:
             holder.close()
 
 
-def write_site(path: Path, *, without: Iterable[str] = (), edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
+def write_site(path: Path, *, without: Iterable[str] = (),
+               edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """The demo site with free ports, without some nodes, and changed by `edit`."""
     data = yaml.safe_load(DEMO.read_text(encoding='utf-8'))
     for name in without:
@@ -61,6 +74,12 @@ def write_site(path: Path, *, without: Iterable[str] = (), edit: Callable[[dict[
         edit(data)
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding='utf-8')
     return path
+
+
+def nodes_of(site: Path) -> set[str]:
+    """Names of all nodes of a site file, with those that partitions make."""
+    nodes = yaml.safe_load(site.read_text())['nodes']
+    return set(nodes) | {child for node in nodes.values() for child in node.get('children', ())}
 
 
 def command(site: Path, state: Path, *words: str) -> list[str]:
@@ -85,6 +104,8 @@ class RunningSite:
         self._said = ''
         self.traces: list[tuple[float, DecisionTrace]] = []  # (monotonic s of arrival, trace)
         self.faults_seen: set[str] = set()
+        self._watched = 0  # process whose waiting for a CPU is noted
+        self.cpu_waits: list[tuple[float, float]] = []  # (monotonic s, s that its threads have waited)
 
     def __enter__(self) -> RunningSite:
         self.errors = open(self.state.parent / 'stderr.txt', 'w+b')
@@ -95,6 +116,8 @@ class RunningSite:
         self._runtime = Runtime(signals=False)
         self._node = Node('site_test', start_parameter_services=False, enable_rosout=False)
         self._runtime.executor.add_node(self._node)
+        for service, kind in SERVICES.items():
+            self._clients[service] = self._node.create_client(kind, f'{NAMESPACE}/{service}')
         self.observer = SiteObserver(self._node, NAMESPACE, DEFAULT, self._take)
         self._discovered = 0.0
         try:
@@ -151,6 +174,10 @@ class RunningSite:
             self.faults_seen.update(f'{message.source}/{f.id}' for f in message.faults)
 
     def _look(self) -> None:
+        now = time.monotonic()
+        if self._watched and (not self.cpu_waits or now - self.cpu_waits[-1][0] > 0.05):
+            with suppress(OSError):
+                self.cpu_waits.append((now, cpu_wait(self._watched)))
         if time.monotonic() - self._discovered > 0.2:
             self._discovered = time.monotonic()
             self.observer.discover()
@@ -200,9 +227,7 @@ class RunningSite:
 
     def nodes_in_file(self) -> set[str]:
         """Names of all nodes, with those that partitions make."""
-        nodes = yaml.safe_load(self.site.read_text())['nodes']
-        children = {child for node in nodes.values() for child in node.get('children', ())}
-        return set(nodes) | children
+        return nodes_of(self.site)
 
     def all_active(self) -> bool:
         """Whether every node of the file says that it is active, now."""
@@ -210,6 +235,27 @@ class RunningSite:
         active = {name.rsplit('/', 1)[1] for name, seen in self.observer.nodes.items()
                   if seen.message.lifecycle == 3 and now - seen.at < 1.0}
         return active >= self.nodes_in_file()
+
+    def watch_ticks(self) -> None:
+        """From now on `traces` and `cpu_waits` are of the present control process."""
+        self._watched = self.pid('control')
+        self.traces.clear()
+        self.cpu_waits.clear()
+
+    def late_ticks(self, limit: float = 0.02) -> list[tuple[float, float]]:
+        """Late control ticks since `watch_ticks` that the site itself is to blame for.
+
+        (lateness, s that the process had waited for a CPU around it). A tick whose lateness beyond `limit` is
+        no more than what other processes took from this one is theirs: the machine is shared.
+        """
+        out = []
+        for at, trace in self.traces:
+            if trace.jitter > limit:
+                around = [wait for t, wait in self.cpu_waits if at - trace.jitter - 0.3 <= t <= at + 0.2]
+                waited = around[-1] - around[0] if around else 0.0
+                if trace.jitter - limit > waited:
+                    out.append((trace.jitter, waited))
+        return out
 
     def heard_since(self, node: str, moment: float) -> bool:
         """Whether a node has given a sign of life after this monotonic time."""
@@ -253,10 +299,9 @@ class RunningSite:
     # -- acting ------------------------------------------------------------------------------------
 
     def call(self, kind: Any, service: str, timeout: float = ANSWER_S, **fields: Any) -> Any:
-        """Call a service of the site."""
-        client = self._clients.get(service)
-        if client is None:
-            client = self._clients[service] = self._node.create_client(kind, f'{NAMESPACE}/{service}')
+        """Call one of `SERVICES`."""
+        assert SERVICES[service] is kind
+        client = self._clients[service]
         self.wait_for(client.service_is_ready, timeout, f'service {service}')
         future = client.call_async(kind.Request(**fields))
         self.wait_for(future.done, timeout, f'answer of {service}')
@@ -292,6 +337,15 @@ class RunningSite:
     def at_zero(self, tolerance: float = 15.0) -> bool:
         """Whether all inverters rest."""
         return all(abs(power) <= tolerance for power in self.inverter_powers().values())
+
+    def orders(self, inverter: str, since: float = 0.0) -> list[tuple[float, int]]:
+        """(monotonic s, W) of the powers written to an inverter: 704 WSet, its only point of two registers."""
+        out = []
+        for write in self.device(inverter).writes():
+            if write['time'] > since and len(write['values']) == 2:
+                high, low = write['values']
+                out.append((float(write['time']), (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)))
+        return out
 
     def grid_power(self) -> float:
         """W at the grid connection as the physics know it, + = import."""
@@ -341,11 +395,19 @@ def near_target(site: RunningSite) -> bool:
     return abs(site.grid_power() - TARGET_W) <= NEAR_W
 
 
-def late_ticks(traces: Sequence[tuple[float, DecisionTrace]]) -> dict[str, float]:
-    """Lateness of control ticks against their grid, in ms."""
+def cpu_wait(pid: int) -> float:
+    """s that the threads of a process were ready to run and had no CPU."""
+    waited = 0
+    for task in Path(f'/proc/{pid}/task').iterdir():
+        with suppress(OSError):
+            waited += int((task / 'schedstat').read_text().split()[1])
+    return waited * 1e-9
+
+
+def lateness(traces: Sequence[tuple[float, DecisionTrace]]) -> str:
+    """Lateness of control ticks against their grid, in words."""
     late = sorted(trace.jitter * 1e3 for _, trace in traces)
     if not late:
-        return {'ticks': 0.0, 'p50': 0.0, 'p99': 0.0, 'max': 0.0, 'over_20': 0.0}
-    return {'ticks': float(len(late)), 'p50': late[len(late) // 2], 'p99': late[int(0.99 * (len(late) - 1))],
-            'max': late[-1], 'over_20': float(sum(value > 20.0 for value in late))}
-
+        return 'no ticks'
+    p99 = late[int(0.99 * (len(late) - 1))]
+    return f'{len(late)} ticks, late p50 {late[len(late) // 2]:.1f} ms, p99 {p99:.1f} ms, max {late[-1]:.1f} ms'

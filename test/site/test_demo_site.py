@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import pytest
 from builtin_interfaces.msg import Time
-from running_site import INVERTERS, SETTLE_S, TARGET_W, RunningSite, near_target
+from running_site import BATTERIES, INVERTERS, SETTLE_S, TARGET_W, RunningSite, near_target
 from std_srvs.srv import Trigger
 
 from bess.msg import BatteryStatus, SystemState
@@ -18,7 +17,6 @@ from bess.srv import CancelSchedule, GetStatus, ListSchedule, ScheduleSetCurrent
 from bess_core.clock import split_stamp
 
 TICK_S, POLL_S = 0.1, 0.2  # control tick; poll of the inverters
-BATTERIES = ('unit_a', 'unit_b', 'all', 'house', 'grid')
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +68,6 @@ def schedule(site: RunningSite, battery: str, current: float, seconds: float, st
 
 
 def test_every_node_is_active(site: RunningSite) -> None:
-    assert len(site.nodes_in_file()) == 16
     assert site.all_active()
     assert site.starts('control') == [site.pid('control')]
     assert site.starts('telemetry') == [site.pid('telemetry')]
@@ -165,16 +162,6 @@ def test_what_cannot_be_scheduled_is_refused_with_the_reason(site: RunningSite) 
     assert site.call(ListSchedule, 'all/list_schedule').entries == []
 
 
-def orders(site: RunningSite, inverter: str, since: float) -> list[tuple[float, int]]:
-    """(monotonic s, W) of the powers written to an inverter: the only point of two registers."""
-    out = []
-    for write in site.device(inverter).writes():
-        if write['time'] > since and len(write['values']) == 2:
-            high, low = write['values']
-            out.append((write['time'], (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)))
-    return out
-
-
 def test_stop_puts_zero_on_the_wire_within_a_tick_and_a_poll(site: RunningSite) -> None:
     site.wait_for(lambda: site.battery_power() < -1000.0, SETTLE_S)
     asked = time.monotonic()
@@ -182,7 +169,7 @@ def test_stop_puts_zero_on_the_wire_within_a_tick_and_a_poll(site: RunningSite) 
     site.wait_for(site.at_zero, 2.0, 'inverters at zero')
     site.holds(site.at_zero, 1.0, 'power although the site was stopped')
     for inverter in INVERTERS:
-        written = orders(site, inverter, asked)
+        written = site.orders(inverter, asked)
         zeros = [at for at, power in written if power == 0]
         assert zeros, inverter
         print(f'{inverter}: zero on the wire {(zeros[0] - asked) * 1e3:.0f} ms after the call')

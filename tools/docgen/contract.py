@@ -31,7 +31,10 @@ class Member:
     @property
     def columns(self) -> list[str]:
         """Type, name, unit, sign and range, unknown, meaning."""
-        unit, limits, unknown, rest = '', [], [], []
+        unit = ''
+        limits: list[str] = []
+        unknown: list[str] = []
+        rest: list[str] = []
         for number, part in enumerate(_pieces(self.doc, ';')):
             if number and UNKNOWN.search(part):
                 unknown.append(part)

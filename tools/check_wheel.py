@@ -1,0 +1,77 @@
+"""Run the demo site of an environment in which the wheel was installed; with that environment's Python.
+
+    build/wheel-check/venv/bin/python tools/check_wheel.py build/wheel-check/venv
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RUN_S, LIMIT_S = 8, 60.0
+SCRIPTS = ('lib/bess/container', 'lib/bess/bringup', 'bin/container', 'bin/bess')
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on; held together, so that they differ."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(('127.0.0.1', 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def moved(site: dict[str, Any]) -> list[str]:
+    """Settings that give every TCP address of a site file, in nodes and devices, a free port, and the pages any."""
+    places = {f'{section}.{name}.address': entry['address']
+              for section, entries in (('nodes', site['nodes']), ('simulation.devices', site['simulation']['devices']))
+              for name, entry in entries.items() if str(entry.get('address', '')).startswith('tcp://')}
+    addresses = sorted(set(places.values()))
+    ports = dict(zip(addresses, free_ports(len(addresses)), strict=True))
+    settings = [f'{place}={re.sub(":[0-9]+$", "", address)}:{ports[address]}' for place, address in places.items()]
+    return settings + [f'nodes.{name}.port=0' for name, entry in site['nodes'].items() if 'port' in entry]
+
+
+def main() -> int:
+    """0 when the site ran with all its nodes."""
+    venv = Path(sys.argv[1]).resolve()
+    file = venv / 'share' / 'bess' / 'config' / 'sites' / 'home_demo.yaml'
+    site = yaml.safe_load(file.read_text(encoding='utf-8'))
+    environment = {k: v for k, v in os.environ.items()
+                   if k not in ('_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'LD_LIBRARY_PATH', 'AMENT_PREFIX_PATH', 'PYTHONPATH')}
+    environment |= {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID') or str(1 + os.getpid() % 100),
+                    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    for script in SCRIPTS:
+        subprocess.run([str(venv / script), '--help'], check=True, env=environment,  # noqa: S603
+                       stdout=subprocess.DEVNULL, timeout=LIMIT_S)
+    with tempfile.TemporaryDirectory(prefix='bess-wheel-') as state:
+        command = [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--for', str(RUN_S), '--json',
+                   '--table', 'off', *(word for setting in moved(site) for word in ('--set', setting))]
+        ran = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE,  # noqa: S603
+                             timeout=LIMIT_S, check=False)
+    if ran.returncode:
+        print(f'bess up ended with code {ran.returncode}', file=sys.stderr)
+        return 1
+    result = json.loads(ran.stdout.splitlines()[-1])
+    print(f'wheel: {json.dumps(result)}')
+    least = len(site['nodes'])
+    if result['nodes_active'] < least or result['control_ticks'] < RUN_S:
+        print(f'at least {least} nodes were to be active and to control', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
