@@ -2,8 +2,8 @@
 
 Each class below stands for one node type and does what its callbacks do, with the same parameters
 and the same pure objects (gate, unit, aggregate, partition, mode, manager). A queue stands for the
-executor: what a node publishes or posts is handled in the order in which it was sent. Delays and
-results are therefore those of `bess_sim.conductor.simulate`.
+executor: what a node publishes is handled in the order in which it was sent, then what was posted.
+Delays and results are therefore those of `bess_sim.conductor.simulate`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
@@ -55,6 +54,7 @@ class Loop:
         self.plant, self.tick = plant, tick
         self.now = 0.0
         self.queue: deque[tuple[Listener, Any]] = deque()
+        self.posted: list[tuple[Listener, Any]] = []
         self._topics: dict[str, list[Listener]] = {}
         self._phases: list[list[tuple[int, Callable[[], None]]]] = [[], [], [], []]
 
@@ -81,9 +81,13 @@ class Loop:
             for count, fn in phase:
                 if k % count == 0:
                     fn()
-            while queue:
-                listener, value = queue.popleft()
-                listener(value)
+            while queue or self.posted:
+                for _ in range(len(queue)):
+                    listener, value = queue.popleft()
+                    listener(value)
+                posted, self.posted = self.posted, []
+                for listener, value in posted:
+                    listener(value)
 
 
 class Driver:
@@ -98,7 +102,7 @@ class Driver:
 
     def poll(self) -> None:
         """Read now, handle later."""
-        self.loop.queue.append((self.on_reading, self.device.read(self.loop.now)))
+        self.loop.posted.append((self.on_reading, self.device.read(self.loop.now)))
 
     def on_reading(self, reading: Any) -> None:
         """A good reading."""
@@ -166,7 +170,7 @@ class Converter(Driver):
         if out.write:
             self.ordered = (out.power, out.reactive_power)
             self.device.write_power(out.power, out.reactive_power, out.lease)
-            self.loop.queue.append((self.written, self.ordered))
+            self.loop.posted.append((self.written, self.ordered))
 
     def written(self, ordered: tuple[float, float]) -> None:
         """The device took it."""
@@ -216,7 +220,7 @@ class Battery:
         """Refresh once everything that arrived at the same time is in."""
         if not self._posted:
             self._posted = True
-            self.loop.queue.append((self.refresh, None))
+            self.loop.posted.append((self.refresh, None))
 
     def refresh(self, _: None = None) -> None:
         """Measure and publish."""
@@ -518,7 +522,7 @@ class SiteRoom:
     def __init__(self, loop: Loop, spec: NodeSpec, site: Site, modes: Sequence[Mode], present: set[str]) -> None:
         p = spec.params
         self.loop, self.name, self._modes, self._present = loop, spec.name, modes, present
-        required = p.required or [n.name for n in site.nodes if n.required and n.name != spec.name]
+        required = [n.name for n in site.nodes if n.required and n.name != spec.name]
         self._machine = SiteMachine(extract(SiteParams, p), required, [m.name for m in modes], p.mode, 0.0)
         if not self._machine.wants_run:
             raise ValueError(f'{spec.name}: autostart is off, so nothing would run')

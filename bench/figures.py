@@ -50,4 +50,5 @@ def table(figures: Iterable[Figure]) -> str:
     ]
     header = ('figure', 'value', 'unit', 'goal', '')
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(5)]
-    return '\n'.join('  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])
+    return '\n'.join(
+        '  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])

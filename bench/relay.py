@@ -133,7 +133,8 @@ def measure() -> list[Figure]:
         ticker.stop()
     median = {k: percentile(v, 0.5) for k, v in times.items()}
     return [
-        Figure('relay hop, setpoint down through a unit / bare relay', median['order'] / median['order bare'], 'ratio', 2.0),
+        Figure('relay hop, setpoint down through a unit / bare relay', median['order'] / median['order bare'],
+               'ratio', 2.0),
         Figure('relay hop, status up through an aggregate / bare relay', median['status'] / median['status bare'],
                'ratio', 2.0),
         Figure('relay hop, status up through an aggregate, median', median['status'], 'us'),

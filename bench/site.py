@@ -93,7 +93,8 @@ def measure() -> list[Figure]:
                 ticks.clear()
                 runtime.spin_until(lambda: False, CALM_S)
                 calm = list(ticks)
-                pids = {e['process']: e['pid'] for e in log_events(state, 'supervisor') if e['event'] == 'process started'}
+                pids = {e['process']: e['pid'] for e in log_events(state, 'supervisor')
+                        if e['event'] == 'process started'}
                 pss = memory_pss_mb(pids['control'])
                 delays = steps(state, runtime)
                 ticker.stop()

@@ -120,10 +120,7 @@ class Bounds:
             self.low = self.high = end
             self.passed.append(Bound(bound.name, end, end, text, text, conflict=True))
             return
-        if low > self.low:
-            self.low = low
-        if high < self.high:
-            self.high = high
+        self.low, self.high = max(self.low, low), min(self.high, high)
         bound.low, bound.high = self.low, self.high
         self.passed.append(bound)
 

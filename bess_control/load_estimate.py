@@ -96,17 +96,14 @@ class LoadEstimator:
         """Least and greatest battery power that may have been flowing when the meter measured."""
         since = measured_at - self.delay_s
         _forget(self._powers, since)
-        low, high = inf, -inf
-        for _, power in self._powers:
-            low, high = min(low, power), max(high, power)
-        if low > high:
-            return low, high
+        powers = [power for _, power in self._powers]
+        if not powers:
+            return inf, -inf
         # Between the last reading and now the battery moves from there towards its orders.
         _forget(self._orders, since - period)
-        for given, power in self._orders:
-            if given > now - self.settle_s:
-                low, high = min(low, power), max(high, power)
-        return low, high
+        settled = now - self.settle_s
+        powers += [power for given, power in self._orders if given > settled]
+        return min(powers), max(powers)
 
 
 def _forget(history: deque[tuple[float, float]], since: float) -> None:

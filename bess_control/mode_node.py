@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, ClassVar
 
 from bess.msg import BatteryStatus, MeterStatus, PowerProposal, PowerSetpoint
 from bess_core import qos
-from bess_core.convert import battery_from_msg, meter_from_msg, stamp
+from bess_core.convert import battery_from_msg, meter_from_msg, set_stamp
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
@@ -52,6 +52,7 @@ class ModeNode(BessNode):
         self._meter: MeterReading | None = None
         self._granted: float | None = None
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
+        self._message = PowerProposal()  # refilled for every proposal
         topic = self.ctx.topic
         self._own = [
             self.create_subscription(BatteryStatus, topic(f'{p.battery}/status'), self._on_battery, qos.MEASUREMENT),
@@ -68,6 +69,7 @@ class ModeNode(BessNode):
     def on_bess_deactivate(self) -> None:
         """The last proposal is withdrawn at once: one that wants nothing takes its place."""
         self._publish(Proposal(self.get_name(), self.params.battery, lease=WITHDRAWN_S, reason='mode is off'))
+        self.clear_fault('mode.input')
 
     def on_bess_cleanup(self) -> None:
         """Take everything back."""
@@ -106,14 +108,13 @@ class ModeNode(BessNode):
         self.set_fault(now - self._sound_at > PROBLEM_S, 'mode.input', Severity.WARNING, problem)
 
     def _publish(self, proposal: Proposal) -> None:
-        message = PowerProposal(
-            source=proposal.source, battery=proposal.battery, priority=int(proposal.priority),
-            min_power=float(proposal.min_power), max_power=float(proposal.max_power),
-            preferred_power=float(proposal.preferred_power),
-            preferred_reactive_power=float(proposal.preferred_reactive_power), lease=float(proposal.lease),
-            reason=proposal.reason)
-        at = proposal.time if isfinite(proposal.time) else self.clock.now()
-        message.header.stamp = stamp(self.clock, at if at > -inf else self.clock.now())
+        message = self._message
+        message.source, message.battery, message.reason = proposal.source, proposal.battery, proposal.reason
+        message.priority, message.lease = int(proposal.priority), float(proposal.lease)
+        message.min_power, message.max_power = float(proposal.min_power), float(proposal.max_power)
+        message.preferred_power = float(proposal.preferred_power)
+        message.preferred_reactive_power = float(proposal.preferred_reactive_power)
+        set_stamp(message.header.stamp, self.clock, proposal.time if isfinite(proposal.time) else self.clock.now())
         self._proposals.publish(message)
 
 

@@ -32,8 +32,6 @@ class SiteNodeParams(SiteParams):
     """Parameters of the site node."""
 
     mode: str = param('', '', 'control mode at first start; empty = none', ref='mode')
-    required: list[str] = param([], '', 'nodes without which the site must not run; empty = all nodes that '
-                                        'are not marked `required: false`')
     timeout: float = param(1.5, 's', 'a node that is silent for so long is lost', low=0.2, high=60.0)
     period: float = param(0.1, 's', 'how often nodes are looked at', low=0.02, high=10.0)
 
@@ -47,7 +45,7 @@ class SiteNode(BessNode):
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
         super().__init__(name, parameters, ctx)
         nodes = ctx.site.nodes if ctx.site is not None else ()
-        required = parameters.required or [n.name for n in nodes if n.required and n.name != name]
+        required = [n.name for n in nodes if n.required and n.name != name]
         modes = [n.name for n in nodes if n.role == 'mode']
         self._driven = {n.name: n.role for n in nodes if n.role in ('converter', 'mode')}
         self._file = ctx.state_dir / f'{name}.json'
@@ -227,6 +225,8 @@ class SiteNode(BessNode):
             saved = json.loads(self._file.read_text())
             if not saved['wants_run']:
                 self._machine.stop(self.clock.now(), 'operator before the restart')
-            self._machine.set_mode(str(saved['mode']))
+            reply = self._machine.set_mode(str(saved['mode']))
+            if not reply.accepted:
+                self.log.warning('saved mode is not used; starting as configured', reason=reply.message)
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning('saved site state cannot be read; starting as configured', reason=str(error))

@@ -77,7 +77,7 @@ class _Reader:
     def function(self) -> Callable[[bytes, int], tuple[Any, int]]:
         """The compiled function."""
         source = 'def read(data, p):\n' + ''.join(f'    {line}\n' for line in self._lines) + '    return m, p\n'
-        exec(source, self._names)  # noqa: S102 (source made here, from type descriptions of this process)
+        exec(source, self._names)
         return self._names['read']  # type: ignore[no-any-return]
 
     def _name(self, value: Any) -> str:

@@ -12,6 +12,7 @@ import time
 from math import inf
 
 STEP_S = 0.2  # a change of (wall - monotonic) above this between two calls is a step, not drift
+ROUNDING_S = 1e-3  # what stamps and sums of large numbers may be off
 STEP_MEMORY_S = 5.0  # how long messages stamped before a step may still arrive
 
 
@@ -44,7 +45,11 @@ class Clock:
         at = wall - offset
         if self._step and now - self._stepped_at < STEP_MEMORY_S:
             before_step = at + self._step
-            if abs(now - before_step) < abs(now - at):
+            made_before, made_after = before_step <= self._stepped_at + ROUNDING_S, at >= self._stepped_at - ROUNDING_S
+            # After a step back both may fit; then the younger one, so that fresh data does not look old.
+            if made_before is not made_after:
+                at = before_step if made_before else at
+            elif abs(now - before_step) < abs(now - at):
                 at = before_step
         return min(at, now)
 

@@ -81,7 +81,11 @@ def stamp(clock: Clock, at: float) -> Time:
 
 def set_stamp(time: Time, clock: Clock, at: float) -> None:
     """Make `time` the stamp of a site time, in place; zero for "never"."""
-    time.sec, time.nanosec = (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
+    sec, nanosec = (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
+    if time.sec != sec:
+        time.sec = sec
+    if time.nanosec != nanosec:
+        time.nanosec = nanosec
 
 
 def wall_stamp(wall: float) -> Time:

@@ -79,6 +79,11 @@ class FaultRegistry:
         fault = self._faults.get(id)
         return fault if fault is not None and (fault.active or fault.latched) else None
 
+    @property
+    def clean(self) -> bool:
+        """Whether no cause of any fault is there, and nothing is left to tell."""
+        return not self._causes and not self.changed
+
     def take_changed(self) -> bool:
         """True once after a change."""
         changed, self.changed = self.changed, False

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A blocked signal stays until it is asked for: none is lost between start and wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
-    child = subprocess.Popen(  # noqa: S603
+    child = subprocess.Popen(
         command, start_new_session=True,
         preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before) and None)  # noqa: PLW1509 (one thread)
     while child.poll() is None:

@@ -1,6 +1,6 @@
 """What `ros2 launch bess site.launch.py` starts: the processes of a site as commands, without launch itself.
 
-Every process group is a `container`; beside it a `bringup` brings the nodes up in order and watches them.
+Every process group is a `container`, which brings its nodes up in order, and a `watchdog` for it.
 Simulated devices, if the site has some, are one process more, which is to end last.
 """
 
@@ -18,7 +18,7 @@ from .cli.up import default_state
 from .site import Site, SiteError, find, load
 
 STOP_S = 8.0  # how long a process may take to end in order
-RESTART = 3  # exit code of `bringup`: its container has to be started again
+RESTART = 3  # exit code of `watchdog`: its container has to be started again
 WORDS = {'true': True, 'false': False, '1': True, '0': False}
 
 
@@ -29,7 +29,7 @@ class Group:
     name: str
     nodes: tuple[str, ...]
     container: tuple[str, ...]
-    bringup: tuple[str, ...]
+    watchdog: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ def plan_site(site: Site, state: Path, *, overrides: Sequence[str] = (), node: s
         if not nodes:
             continue
         words = (*common, '--process', process, *only, '--supervised')
-        groups.append(Group(process, nodes, (python, '-m', 'bess_core.container', *words, '--console', console),
-                            (python, '-m', 'bess_core.bringup_command', *words)))
+        groups.append(Group(
+            process, nodes, (python, '-m', 'bess_core.container', *words, '--bring-up', '--console', console),
+            (python, '-m', 'bess_core.watchdog', *words)))
     return Plan(site, state, tuple(groups), _bench(site, state, python) if sim and site.simulation else None)
 
 

@@ -7,12 +7,11 @@ sequence number or carries NaN is refused. Every refusal says why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isfinite, isinf, nan
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """An accepted order. `power` in W or, with `is_current`, A; + = charging."""
 
     power: float

@@ -12,6 +12,7 @@ import logging.handlers
 import sys
 import time
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ class JsonFormatter(logging.Formatter):
             'component': getattr(record, 'component', record.name),
             'event': record.getMessage(),
         }
-        line.update(getattr(record, 'fields', {}))
+        for key, value in getattr(record, 'fields', {}).items():
+            plain = str(value) if isinstance(value, float) and not isfinite(value) else value  # NaN is no JSON
+            line[f'{key}_' if key in line else key] = plain
         if record.exc_info:
             line['traceback'] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -67,6 +67,7 @@ class BessNode(LifecycleNode):
             enable_rosout=False,  # one /rosout publisher per process: see bess_core.container
         )
         self.name = name
+        self._lifecycle_id: int | None = None  # while no transition runs; asked for far more often than it changes
         self.params = parameters
         self.ctx = ctx
         self.clock = ctx.clock
@@ -117,7 +118,8 @@ class BessNode(LifecycleNode):
     @property
     def lifecycle_id(self) -> int:
         """lifecycle_msgs/State id."""
-        return int(self._state_machine.current_state[0])
+        known = self._lifecycle_id
+        return int(self._state_machine.current_state[0]) if known is None else known
 
     def every(self, period_s: float, fn: Callable[[Tick], object], *, phase: int = 0) -> Handle:
         """Call `fn` on a fixed grid until cleanup, in every lifecycle state; phase 0 measures, 1 decides."""
@@ -159,6 +161,8 @@ class BessNode(LifecycleNode):
 
     def sync_alarms(self, alarms: Iterable[Alarm], group: str) -> None:
         """Make the active faults of this reporter (device, gate ...) equal to these alarms."""
+        if not alarms and self.faults.clean:
+            return
         self._tell(self.faults.update(alarms, self.clock.wall(), group))
 
     def _tell(self, events: list[FaultEvent]) -> None:
@@ -374,7 +378,9 @@ class BessNode(LifecycleNode):
             self.log.warning('transition refused', transition=transition_id,
                              state=self._state_machine.current_state[1])
             return FAILURE
+        self._lifecycle_id = None
         result = super()._LifecycleNodeMixin__change_state(transition_id)  # type: ignore[misc]
+        self._lifecycle_id = int(self._state_machine.current_state[0])
         self.log.debug('lifecycle', state=self._state_machine.current_state[1])
         return result
 

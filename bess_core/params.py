@@ -135,7 +135,8 @@ def _convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
         try:
             out[spec.name] = _coerce(spec.type, value)
         except (TypeError, OverflowError):  # a whole number can be too large for a float
-            problems.append(Problem(spec.name, f'{_short(value)} is not {_type_name(spec.type)}; allowed: {spec.allowed}'))
+            text = f'{_short(value)} is not {_type_name(spec.type)}; allowed: {spec.allowed}'
+            problems.append(Problem(spec.name, text))
             continue
         if text := _range_problem(spec, out[spec.name]):
             problems.append(Problem(spec.name, text))

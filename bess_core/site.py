@@ -22,6 +22,7 @@ from .params import Problem, param
 
 NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
+EXPONENT = re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z')
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 1_000_000, 20, 100_000  # a hostile file must not cost memory or minutes
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
@@ -185,7 +186,7 @@ class _Reader:
             return [self._plain(item, (*path, i), seen) for i, item in enumerate(node.value)]
         return self._scalar(node, path)
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path_) -> Any:
+    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
         try:
             value = yaml.SafeLoader('').construct_object(node)  # type: ignore[no-untyped-call]
         except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -195,7 +196,7 @@ class _Reader:
             self.say(path, f'{str(node.value)[:40]!r} cannot be read: {reason}')
             return None
         # YAML 1.1 reads 1e3 as text; everybody means the number.
-        if isinstance(value, str) and getattr(node, 'style', None) is None and re.fullmatch(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+', value):
+        if isinstance(value, str) and getattr(node, 'style', None) is None and EXPONENT.match(value):
             return float(value)
         return value
 
@@ -246,7 +247,8 @@ def site_folders() -> list[Path]:
     """Where site files are looked for: the checkout and the installed share folder."""
     import sys
 
-    folders = [Path(__file__).parent.parent / 'config' / 'sites', Path(sys.prefix) / 'share' / 'bess' / 'config' / 'sites']
+    folders = [Path(__file__).parent.parent / 'config' / 'sites',
+               Path(sys.prefix) / 'share' / 'bess' / 'config' / 'sites']
     try:
         from ament_index_python.packages import get_package_share_directory
 

@@ -1,6 +1,7 @@
 """Starts the processes of a site, watches their nodes, restarts what died.
 
-One thread per process group: start, wait. The process itself configures and activates its nodes in order. A process that ends, or whose nodes are
+One thread per process group: start, wait. The process itself configures and activates its nodes in
+order. A process that ends, or whose nodes are
 silent for longer than `heartbeat_timeout`, is ended (killed when it does not listen) and started
 again after a backoff of 0.1 s doubling to 30 s. The other groups go on.
 """

@@ -11,14 +11,12 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .clock import Clock, SimClock
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """One due moment: `index` counts grid points since the start, `late` is s behind the grid."""
 
     index: int

@@ -128,6 +128,7 @@ class DriverNode(BessNode):
     Params: ClassVar[type] = DriverParams
     Message: ClassVar[Any]
     empty: ClassVar[Any]
+    frozen_is_stale: ClassVar[bool] = False  # what does not move must not be controlled on
 
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
         super().__init__(name, parameters, ctx)
@@ -206,9 +207,12 @@ class DriverNode(BessNode):
         self.progress += 1
         self.sync_alarms((), 'comm')
         reading.quality = Quality.OK
-        self.sync_alarms((*reading.alarms, *self._frozen(reading)), 'device')
+        frozen = self._frozen(reading)
+        self.sync_alarms((*reading.alarms, *frozen), 'device')
         self.reading = reading
         self.accept(reading)
+        if frozen and self.frozen_is_stale:
+            reading.quality = Quality.STALE
         self.publish()
 
     def _frozen(self, reading: Any) -> tuple[Alarm, ...]:
@@ -500,6 +504,7 @@ class MeterDriverNode(DriverNode):
 
     role: ClassVar[str] = 'meter'
     Shell = MeterParams
+    frozen_is_stale = True
     Message = MeterStatus
     empty = MeterReading
 

@@ -66,8 +66,7 @@ class GateParams:
         1.0, 's', 'time that a deviation must last after that', low=0.0, high=600.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Setpoint:
+class Setpoint(NamedTuple):
     """A leased order. Fields as in `msg/PowerSetpoint.msg`; `time` (s) = header.stamp."""
 
     power: float  # W, + = charging
@@ -360,9 +359,9 @@ class Gate:
         if not self._written or isnan(r.active_power):
             return
         orders = [power for _, power in self._written]
-        tolerance = max(p.follow_tolerance,
-                        p.follow_tolerance_share * max(abs(power) for power in orders))
-        low, high = min(orders) - tolerance, max(orders) + tolerance
+        low, high = min(orders), max(orders)
+        tolerance = max(p.follow_tolerance, p.follow_tolerance_share * max(high, -low))
+        low, high = low - tolerance, high + tolerance
         first_ever = self._written[0][0] > r.time - p.follow_time_s  # what was before is not known
         if low <= r.active_power <= high or first_ever:
             self._deviates_since, self.alarms = None, ()

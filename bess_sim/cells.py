@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, sqrt
+from math import exp, inf, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class CellBank:
     Public arrays (read only), [n_packs, n_cells]: `charge` and `capacity` (Ah), `voltage`
     (V, mean over the last step), `temperature` (degC), `bleed` (A, balancing). Lists by pack: `current` (A),
     `pack_voltage` (V), `room` and `reach` (Ah that can still be charged and discharged),
-    `cell_min` and `cell_max` (V).
+    `cells` (V of each), `cell_min` and `cell_max` (V).
     """
 
     def __init__(
@@ -161,25 +161,26 @@ class CellBank:
             tau = column([c.time_constant for c in self.chemistries])
             self._c1 = np.where(self.real, tau / (self._r1_share * self._r_ref), 1.0)
         self.bleed = zeros()
-        self.voltage, self.heat = zeros(), zeros()  # V; J since start
-        self._v1 = zeros()
+        self.voltage = zeros()  # V
+        self._v1, self._next_v1 = zeros(), zeros()  # V
+        self._heat, self._loss = zeros(), zeros()  # J since start without, and W summed up over, steps of this dt
         count = len(packs)
         self.current, self.dc_energy = [0.0] * count, [0.0] * count  # A; Ws into the terminals
         self.room, self.reach = [0.0] * count, [0.0] * count
         self.cell_min, self.cell_max = [0.0] * count, [0.0] * count
         self.pack_voltage = [0.0] * count
         self._eta_down = [p.coulomb_efficiency for p in packs]
-        self._eta, self._i, self._dq = (
-            np.ones((count, 1)),
-            np.zeros((count, 1)),
-            np.zeros((count, 1)),
-        )
-        self._lossy, self._bleeding = np.zeros((count, 1)), False
-        self._ab = np.zeros((2, *shape))
-        self._x, self._m, self._b, self._u = zeros(), zeros(), zeros(), zeros()
-        self._mk, self._ocv, self._w, self._y = zeros(), zeros(), zeros(), zeros()
+        self._charging = [False] * count
+        # Current (A), charge moved (Ah) and current that side reactions take (A) of the step
+        self._flow = np.zeros((3, count, 1))
+        self._bleeding = False
+        # Per ampere: A and B of the mean voltage, ohms of the heat, R1 (1 - e). Constant within `_refresh`:
+        # the last two, and (a, e) of the RC pair.
+        self._line, self._by_current = np.zeros((4, *shape)), np.zeros((3, *shape))
+        self._ae, self._rc = np.zeros((2, *shape)), np.zeros((2, *shape))
+        self._x, self._m, self._b, self._u, self._w = zeros(), zeros(), zeros(), zeros(), zeros()
+        self._k_eta = zeros()
         self._index = np.zeros(shape, dtype=np.intp)
-        self._no_cell = np.where(self.real, 0.0, 1e9) if not self.real.all() else None
         self._dt, self._age = 0.0, 0.0
         self._refresh(1.0)
         self._dt = 0.0
@@ -218,17 +219,21 @@ class CellBank:
         ohms = self._r_ref * resistance_factor(self.temperature + 273.15, soc, self._activation)
         r1 = self._r1_share * ohms
         tau = np.where(self.real, r1 * self._c1, 1.0)
-        self._e = np.exp(-dt / tau)
-        self._a = tau * (1.0 - self._e) / dt
-        self._r1e = r1 * (1.0 - self._e)
-        self._b0 = ohms - r1 + r1 * (1.0 - self._a)
+        e = np.exp(-dt / tau)
+        a = tau * (1.0 - e) / dt
+        self._ae[0], self._ae[1] = a, e
+        self._line[2] = self._b0 = ohms - r1 + r1 * (1.0 - a)
+        self._line[3] = r1 * (1.0 - e)
         self._half_c1 = np.where(self.real, self._c1 / (2.0 * dt), 0.0)
         self._k = self._gain * (dt / 7200.0)  # grid positions moved by 1 A in half a step
         self._e_th = np.exp(-dt / self._thermal_time)
         self._to_ambient = self.ambient * (1.0 - self._e_th)
         # a constant heat over the step ends at R_th (1 - e) of it; R_th = thermal time / C
         self._heat_k = self._thermal_time / self._heat_capacity * (1.0 - self._e_th)
+        self._heat += self._loss * self._dt
+        self._loss[...] = 0.0
         self._dt, self._age = dt, 0.0
+        self._set_eta(self._charging)
         self._balance()
         kept = self.charge - self.bleed * ((REFRESH_S + dt) / 3600.0)  # what is bled by the next look
         for row, n in enumerate(self.sizes):
@@ -256,89 +261,110 @@ class CellBank:
         self._age += dt
         if dt != self._dt or self._age > REFRESH_S:
             self._refresh(dt)
-        x, m, u, ab, w, y, v1 = self._x, self._m, self._u, self._ab, self._w, self._y, self._v1
+        x, m, u, w = self._x, self._m, self._u, self._w
+        line, by_current, rc, v1, v = self._line, self._by_current, self._rc, self._v1, self.voltage
         np.multiply(self.charge, self._gain, out=x)
         x += self._offset
         np.copyto(self._index, x, casting='unsafe')
         self._slope_table.take(self._index, out=m, mode='clip')
         self._base_table.take(self._index, out=self._b, mode='clip')
         x *= m
-        np.add(x, self._b, out=self._ocv)
-        np.multiply(self._a, v1, out=u)
-        np.add(self._ocv, u, out=ab[0])
-        np.multiply(m, self._k, out=self._mk)
-        for row, power in enumerate(powers):
-            self._eta[row, 0] = self._eta_down[row] if power > 0.0 else 1.0
-        np.multiply(self._mk, self._eta, out=ab[1])
-        ab[1] += self._b0
+        x += self._b  # OCV
+        np.multiply(self._ae, v1, out=rc)
+        np.add(x, rc[0], out=line[0])
+        charging = [power > 0.0 for power in powers]
+        if charging != self._charging:
+            self._set_eta(charging)
+        np.multiply(m, self._k_eta, out=line[1])
+        line[1] += self._b0
         if self._bleeding:
-            np.add(self._b0, self._mk, out=w)
+            np.multiply(m, self._k, out=w)
+            w += self._b0
             w *= self.bleed
-            ab[0] -= w
-        sums = np.add.reduce(ab, axis=2).tolist()
+            line[0] -= w
+        lossy = self._currents(powers, np.add.reduce(line[:2], axis=2).tolist(), dt)
+        np.multiply(line[1:], self._flow[0], out=by_current)
+        if self._bleeding:
+            inner: Array = self._flow[0] - self.bleed
+            np.multiply(line[2:], inner, out=by_current[1:])
+        else:
+            inner = self._flow[0]
+        np.add(line[0], by_current[0], out=v)
+        # heat (W) of each cell into w
+        np.add(by_current[1], rc[0], out=w)
+        if lossy:
+            np.subtract(v, w, out=u)  # mean OCV
+            u *= self._flow[2]
+            w *= inner
+            w += u
+        else:
+            w *= inner
+        if self._bleeding:
+            np.multiply(v, self.bleed, out=u)
+            w += u
+            self.charge -= self.bleed * (dt / 3600.0)
+        new = np.add(rc[1], by_current[2], out=self._next_v1)
+        np.subtract(v1, new, out=u)
+        v1 += new
+        u *= v1
+        u *= self._half_c1
+        w += u
+        self._v1, self._next_v1 = new, v1
+        self.charge += self._flow[1]
+        t = self.temperature
+        t *= self._e_th
+        t += self._to_ambient
+        np.multiply(w, self._heat_k, out=u)
+        t += u
+        self._loss += w
+        self._extremes()
+        return self.current
+
+    def _set_eta(self, charging: list[bool]) -> None:
+        """Charge that arrives: less than the current while charging."""
+        self._charging = charging
+        eta = [self._eta_down[row] if up else 1.0 for row, up in enumerate(charging)]
+        np.multiply(self._k, np.array(eta)[:, None], out=self._k_eta)
+
+    def _currents(self, powers: Sequence[float], sums: list[list[float]], dt: float) -> bool:
+        """Current of each pack from the sums of A and B over its cells; whether side reactions take part."""
         hours = dt / 3600.0
+        lossy = False
+        flow = []
         for row, (power, volts, ohms) in enumerate(zip(powers, sums[0], sums[1], strict=True)):
             current = power_to_current(power, volts, ohms) if power else 0.0
             eta = self._eta_down[row] if power > 0.0 else 1.0
             moved = current * eta * hours
-            allowed = min(max(moved, -self.reach[row]), self.room[row])
-            if allowed != moved:
-                moved, current = allowed, allowed / (eta * hours)
+            if moved > self.room[row] or moved < -self.reach[row]:
+                moved = min(max(moved, -self.reach[row]), self.room[row])
+                current = moved / (eta * hours)
             self.room[row] -= moved
             self.reach[row] += moved
             self.current[row] = current
             self.pack_voltage[row] = volts = volts + ohms * current
             self.dc_energy[row] += volts * current * dt
-            self._i[row, 0], self._dq[row, 0] = current, moved
-            self._lossy[row, 0] = (1.0 - eta) * current
-        v = self.voltage
-        np.multiply(ab[1], self._i, out=v)
-        v += ab[0]
-        # heat (W) of each cell into w
-        inner: Array = np.subtract(self._i, self.bleed, out=y) if self._bleeding else self._i
-        np.multiply(self._b0, inner, out=w)
-        w += u
-        np.subtract(v, w, out=u)  # mean OCV
-        w *= inner
-        u *= self._lossy
-        w += u
-        np.multiply(self._r1e, inner, out=x)
-        if self._bleeding:
-            np.multiply(v, self.bleed, out=u)
-            w += u
-            self.charge -= self.bleed * hours
-        np.multiply(v1, self._e, out=u)
-        u += x  # new v1
-        np.subtract(v1, u, out=x)
-        v1 += u
-        x *= v1
-        x *= self._half_c1
-        w += x
-        v1[...] = u
-        self.charge += self._dq
-        t = self.temperature
-        t *= self._e_th
-        t += self._to_ambient
-        np.multiply(w, self._heat_k, out=x)
-        t += x
-        w *= dt
-        self.heat += w
-        self._extremes()
-        return self.current
+            lossy = lossy or eta != 1.0
+            flow.append((current, moved, (1.0 - eta) * current))
+        self._flow[..., 0] = list(zip(*flow, strict=True))
+        return lossy
+
+    @property
+    def heat(self) -> Array:
+        """Heat (J) of each cell since start."""
+        return self._heat + self._loss * self._dt
 
     def _extremes(self) -> None:
-        v = self.voltage
-        self.cell_max = np.maximum.reduce(v, axis=1).tolist()
-        low = v if self._no_cell is None else v + self._no_cell
-        self.cell_min = np.minimum.reduce(low, axis=1).tolist()
+        self.cells = [row[:n] for row, n in zip(self.voltage.tolist(), self.sizes, strict=True)]
+        self.cell_max = [max(cells) for cells in self.cells]
+        self.cell_min = [min(cells) for cells in self.cells]
         if self._dt == 0.0:
-            self.pack_voltage = np.add.reduce(v, axis=1).tolist()
+            self.pack_voltage = [sum(cells) for cells in self.cells]
 
     def set_ambient(self, ambient: float) -> None:
         """Change the ambient temperature (degC)."""
         if not isfinite(ambient):
             raise ValueError(f'ambient must be a finite number, not {ambient!r}')
-        self.ambient, self._dt = ambient, -1.0  # forces a refresh
+        self.ambient, self._age = ambient, inf  # forces a refresh
 
     def open_circuit(self) -> Array:
         """OCV of every cell (V), 0 where a row is padded."""

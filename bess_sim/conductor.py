@@ -8,8 +8,11 @@ a run is deterministic: the same site file and seed give the same result.
 
 from __future__ import annotations
 
+import gc
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from math import isnan
 from pathlib import Path
@@ -87,6 +90,8 @@ class Conductor:
         self._substeps = substeps
         self._steps = self._run()
         self._activity = -1
+        self._posted: list[Callable[[], None]] = []
+        self._ctx.post = self._posted.append
         self.violations = 0
         self._beyond: dict[str, int] = {}
         self._batteries = [n for n in container.nodes if n.role == 'battery']
@@ -97,8 +102,18 @@ class Conductor:
         self._runtime.post(self._next)
 
     def _next(self) -> None:
-        """Go on when nothing has happened since the last look, else look again behind what is queued."""
-        if self._ctx.activity == self._activity:
+        """Run what nodes have posted; with nothing posted and no message since the last look, go on.
+
+        Each look comes behind all messages that were under way at the one before. Nodes post here and
+        not into the executor, where each call costs as much as a message.
+        """
+        ctx, posted = self._ctx, self._posted
+        if posted:
+            calls = posted.copy()
+            posted.clear()
+            for call in calls:
+                call()
+        elif ctx.activity == self._activity:
             try:
                 next(self._steps)
             except StopIteration:
@@ -108,9 +123,7 @@ class Conductor:
                 self.error = error
                 self._runtime.stop()
                 return
-            self._activity = -1
-        else:
-            self._activity = self._ctx.activity
+        self._activity = ctx.activity
         self._runtime.post(self._next)
 
     def _run(self) -> Iterator[None]:
@@ -134,11 +147,27 @@ class Conductor:
             r = node.reading
             limit = r.max_charge_power if r.power > 0 else r.max_discharge_power
             if isnan(r.power) or isnan(limit) or abs(r.power) <= limit * (1 + TOLERANCE) + TOLERANCE_W:
-                self._beyond.pop(node.get_name(), None)
+                if self._beyond:
+                    self._beyond.pop(node.name, None)
                 continue
-            count = self._beyond[node.get_name()] = self._beyond.get(node.get_name(), 0) + 1
+            count = self._beyond[node.name] = self._beyond.get(node.name, 0) + 1
             if count == VIOLATION_TICKS + 1:
                 self.violations += 1
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No discovery beyond this process: simulated orders must never reach a running site of the same name."""
+    key = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    before = os.environ.get(key)
+    os.environ[key] = 'OFF'
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
 
 
 def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 1.0,
@@ -156,17 +185,22 @@ def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 
     start, _ = parse_start(config.start)
     clock = SimClock(start.timestamp())
     started = time.monotonic()
-    with Runtime(ros_args) as runtime:
+    with _alone(), Runtime(ros_args) as runtime:
         container = Container(runtime, site, 'sim', state_dir, clock=clock, ticker=SimTicker(clock))
         container.ctx.heartbeat_s = 0.0
         container.ctx.diagnostics_s = 0.0
         container.make(simulated_specs(site, plant, config, tick))
+        conductor = Conductor(runtime, container, plant, tick, hours * 3600.0, progress)
         for transition in ('trigger_configure', 'trigger_activate'):
             for node in container.nodes:
                 getattr(node, transition)()
-        conductor = Conductor(runtime, container, plant, tick, hours * 3600.0, progress)
         conductor.start()
-        runtime.spin()
+        gc.collect()
+        gc.freeze()  # what exists now stays: collections need not walk it
+        try:
+            runtime.spin()
+        finally:
+            gc.unfreeze()
         if conductor.error is not None:
             raise conductor.error
         wall = time.monotonic() - started

@@ -163,7 +163,7 @@ class Plant:
         charge = bank.reach[row]
         full = charge + bank.room[row]  # a series string is full and empty with its first cell
         soc = charge / full if full > 0.0 else 0.0
-        cells = bank.voltage[row, :n].tolist()
+        cells = bank.cells[row].copy()
         heat = bank.temperature[row, :n].tolist()
         sensors = pack.temperature_sensors
         temperatures = [heat[(2 * k + 1) * n // (2 * sensors)] for k in range(sensors)]

@@ -59,7 +59,8 @@ class DashboardParams:
     call_timeout: float = param(
         8.0, 's', 'longest wait for the answer of a service', low=0.1, high=60.0
     )
-    grid_meter: str = param('', '', 'name of the meter at the grid connection; empty = by its name')
+    grid_meter: str = param('', '', 'name of the meter at the grid connection; empty = the one that the power '
+                                    'manager looks at, else by its name')
     pv_meter: str = param('', '', 'name of the PV meter; empty = by its name')
     house_meter: str = param('', '', 'name of the meter of the house; empty = by its name')
 
@@ -238,9 +239,14 @@ class DashboardNode(BessNode):
 
     # ---- the site file
 
+    def _managers_meter(self) -> str:
+        """Meter that the power manager of this site looks at: the one at the grid connection."""
+        nodes = self.ctx.site.nodes if self.ctx.site is not None else ()
+        return next((n.params.meter for n in nodes if n.role == 'manager' and getattr(n.params, 'meter', '')), '')
+
     def _describe_site(self) -> None:
         p = self.params
-        for name, role in ((p.grid_meter, 'grid'), (p.pv_meter, 'pv'), (p.house_meter, 'house')):
+        for name, role in ((p.grid_meter or self._managers_meter(), 'grid'), (p.pv_meter, 'pv'), (p.house_meter, 'house')):
             if name:
                 self.view.describe(name, role)
         specs = self.ctx.site.nodes if self.ctx.site is not None else ()

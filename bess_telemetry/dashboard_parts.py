@@ -128,7 +128,7 @@ class BatteryCard:
             value.set_visibility(not missing)
             value.text = facts[name]
         reasons = list(b.get('limit_reasons') or ())
-        self._why.text = 'Limited: ' + '; '.join(reasons)
+        self._why.text = 'Limits: ' + '; '.join(reasons)
         self._why.set_visibility(bool(reasons) and usable)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isnan, nan
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sensor_msgs.msg import BatteryState
 
@@ -43,8 +43,7 @@ class LogicalBatteryParams:
     max_lease: float = param(60.0, 's', 'longest lease of a setpoint', low=0.1, high=3600.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What is asked of a battery now. `power` in W, + = charging."""
 
     power: float
@@ -291,7 +290,8 @@ class LogicalBatteryNode(BessNode):
             return response
         # A stop (0) is always within bounds, also of a battery that is full, empty or unknown.
         accepted, event_id, message = self.schedule.add(
-            float(value), start, end, now=wall, is_power=is_power, source='service', bounds=(min(low, 0.0), max(high, 0.0)))
+            float(value), start, end, now=wall, is_power=is_power, source='service',
+            bounds=(min(low, 0.0), max(high, 0.0)))
         if accepted:
             hints = [message] if message else []
             order = self._leases.current(self.clock.now())

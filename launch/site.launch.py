@@ -3,9 +3,9 @@
     ros2 launch bess site.launch.py site:=home_demo
     ros2 launch bess site.launch.py site:=/etc/bess/site.yaml state:=/var/lib/bess sim:=false
 
-Per process group of the site file one container and one `bringup`, which brings its nodes up in order
-and watches their heartbeats. A container that ends, or whose `bringup` gives it up, is started again;
-the other groups go on. Ctrl-C ends the groups one after the other, control first, then the simulated
+Per process group of the site file one container, which brings its nodes up in order, and one watchdog
+for their heartbeats. A container that ends, or that its watchdog gives up, is started again; the other
+groups go on. Ctrl-C ends the groups one after the other, control first, then the simulated
 devices, so that the last set-points still reach them.
 """
 
@@ -18,7 +18,12 @@ from typing import Any
 
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
-    DeclareLaunchArgument, EmitEvent, ExecuteProcess, OpaqueFunction, RegisterEventHandler, TimerAction,
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart, OnShutdown
 from launch.events import matches_action
@@ -83,34 +88,34 @@ def send(number: signal.Signals, action: Action) -> Action:
 
 
 def group_actions(group: launching.Group, processes: Processes, respawn_delay: float, stop_s: float) -> list[Action]:
-    """A container, and with each of its lives a `bringup` that lives as long."""
+    """A container, and with each of its lives a watchdog that lives as long."""
     container = ExecuteProcess(
         cmd=[*HOLD, *group.container], name=group.name, output='screen', respawn=True, respawn_delay=respawn_delay,
         sigterm_timeout=str(stop_s), sigkill_timeout=str(launching.STOP_S))
-    watching: dict[int, Action] = {}  # pid of a container -> its bringup
+    watching: dict[int, Action] = {}  # pid of a container -> its watchdog
 
     def watch(event: Any, context: LaunchContext) -> list[Action]:
         if context.is_shutdown:
             return []
         pid = event.pid
-        bringup = ExecuteProcess(cmd=list(group.bringup), name=f'{group.name}_bringup', output='screen')
+        watchdog = ExecuteProcess(cmd=list(group.watchdog), name=f'{group.name}_watchdog', output='screen')
 
         def given_up(ended: Any, _: LaunchContext) -> list[Action]:
             watching.pop(pid, None)
             if ended.returncode != launching.RESTART or processes.pid(container) != pid:
                 return []
-            return [send(signal.SIGTERM, container), TimerAction(period=KILL_S, actions=[OpaqueFunction(function=kill)])]
+            later = TimerAction(period=KILL_S, actions=[OpaqueFunction(function=kill)])
+            return [send(signal.SIGTERM, container), later]
 
         def kill(_: LaunchContext) -> list[Action]:
             return [send(signal.SIGKILL, container)] if processes.pid(container) == pid else []
 
-        watching[pid] = bringup
-        return [RegisterEventHandler(OnProcessExit(target_action=bringup, on_exit=given_up)), bringup]
+        watching[pid] = watchdog
+        return [RegisterEventHandler(OnProcessExit(target_action=watchdog, on_exit=given_up)), watchdog]
 
-    def dismiss(event: Any, context: LaunchContext) -> list[Action]:
-        bringup = watching.pop(event.pid, None)
-        running = isinstance(bringup, ExecuteProcess) and bringup.process_details is not None
-        return [send(signal.SIGTERM, bringup)] if running and not context.is_shutdown else []
+    def dismiss(event: Any, _: LaunchContext) -> list[Action]:
+        watchdog = watching.pop(event.pid, None)
+        return [] if watchdog is None else [send(signal.SIGTERM, watchdog)]
 
     return [
         *processes.add(container),

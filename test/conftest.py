@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import random
 import tempfile
@@ -75,6 +76,9 @@ def runtime() -> Iterator[Runtime]:
 
     with Runtime(signals=False) as made:
         yield made
+    # Nodes live in reference cycles: until they are collected their lifecycle services stay on the graph, as
+    # ghosts that the next test would find under the same names.
+    gc.collect()
 
 
 @dataclass
@@ -115,17 +119,20 @@ class Graph:
         self.ctx.nodes.pop(node.get_name(), None)
         self.runtime.executor.remove_node(node)
         node.destroy_node()
+        del node
+        gc.collect()  # see `runtime`
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> None:
+    def wait(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> None:
         """Handle callbacks until the condition is true; fail when it does not come true in time."""
-        assert self.runtime.spin_until(lambda: bool(condition()), timeout_s), f'not within {timeout_s} s: {what}'
+        done = self.runtime.spin_until(lambda: bool(condition()), timeout_s)
+        assert done, f'not within {timeout_s} s: {what if isinstance(what, str) else what()}'
 
     def settle(self, seconds: float) -> None:
         """Handle callbacks for so long, where the point is that something does not happen meanwhile."""
         self.runtime.spin_until(lambda: False, seconds)
 
     def listen(self, message_type: Any, topic: str, qos: Any) -> list[Any]:
-        """All messages of a topic (relative to the site) from now on; the publisher is already found if there is one."""
+        """Messages of a topic (relative to the site) from now on; a publisher that is there has been found."""
         messages: list[Any] = []
         self.heard[topic] = messages
         subscription = self.peer.create_subscription(message_type, topic, messages.append, qos)

@@ -57,9 +57,10 @@ def entry_points(prefix: Path) -> list[str]:
 
 def lifecycle_states(namespace: str, nodes: list[str], process: subprocess.Popen[bytes]) -> dict[str, str]:
     """Answers of ~/get_state of all nodes; without one, the reason. The process is given time to start."""
-    from bess_core.runtime import Runtime
     from lifecycle_msgs.srv import GetState
     from rclpy.node import Node
+
+    from bess_core.runtime import Runtime
 
     states: dict[str, str] = {}
     with Runtime(signals=False) as runtime:
@@ -96,7 +97,7 @@ def main() -> int:
         command = [str(prefix / 'lib' / 'bess' / 'container'), '--site', str(file), '--process', 'control',
                    '--state', state, '--supervised']
         started = time.monotonic()
-        process = subprocess.Popen(command, start_new_session=True)  # noqa: S603
+        process = subprocess.Popen(command, start_new_session=True)
         try:
             states = lifecycle_states(site.namespace, nodes, process)
             took = time.monotonic() - started

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 RUN_S, LIMIT_S = 8, 60.0
-SCRIPTS = ('lib/bess/container', 'lib/bess/bringup', 'bin/container', 'bin/bess')
+SCRIPTS = ('lib/bess/container', 'lib/bess/watchdog', 'bin/container', 'bin/bess')
 
 
 def free_ports(number: int) -> list[int]:
@@ -51,15 +51,15 @@ def main() -> int:
     site = yaml.safe_load(file.read_text(encoding='utf-8'))
     environment = {k: v for k, v in os.environ.items()
                    if k not in ('_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'LD_LIBRARY_PATH', 'AMENT_PREFIX_PATH', 'PYTHONPATH')}
-    environment |= {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID') or str(1 + os.getpid() % 100),
+    environment |= {'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID') or str(100 + os.getpid() % 100),
                     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     for script in SCRIPTS:
-        subprocess.run([str(venv / script), '--help'], check=True, env=environment,  # noqa: S603
+        subprocess.run([str(venv / script), '--help'], check=True, env=environment,
                        stdout=subprocess.DEVNULL, timeout=LIMIT_S)
     with tempfile.TemporaryDirectory(prefix='bess-wheel-') as state:
         command = [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--for', str(RUN_S), '--json',
                    '--table', 'off', *(word for setting in moved(site) for word in ('--set', setting))]
-        ran = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE,  # noqa: S603
+        ran = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE,
                              timeout=LIMIT_S, check=False)
     if ran.returncode:
         print(f'bess up ended with code {ran.returncode}', file=sys.stderr)

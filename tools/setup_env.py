@@ -78,7 +78,7 @@ def steps() -> list[Step]:
 def run(command: list[str], **env: str) -> None:
     """Run a command; end with its output when it fails."""
     outer = {k: v for k, v in os.environ.items() if k not in FOREIGN}
-    result = subprocess.run(command, cwd=ROOT, env={**outer, **env}, text=True,  # noqa: S603
+    result = subprocess.run(command, cwd=ROOT, env={**outer, **env}, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if result.returncode:
         print(result.stdout[-8000:], file=sys.stderr)
@@ -139,7 +139,7 @@ def main() -> int:
     if sys.version_info[:2] not in SUPPORTED:
         names = [f'python{major}.{minor}' for major, minor in SUPPORTED]
         for other in filter(None, map(shutil.which, names)):
-            os.execv(other, [other, *sys.argv])  # noqa: S606
+            os.execv(other, [other, *sys.argv])
         sys.exit(f'Python {sys.version.split()[0]} is not supported and none of {", ".join(names)} is here; '
                  'make PYTHON=/path/to/python3.11 ...')
     if '--check' in sys.argv:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import isnan
 from typing import ClassVar
@@ -46,6 +46,10 @@ STATE_NAMES = {
     SUSPENDING: 'suspending',
     FAULT: 'fault',
 }
+
+#: 802 Evt1 alarms that end charging or discharging ("alarms must stop or limit, warnings must not").
+STOP_CHARGING = {'over_temp_alarm', 'under_temp_alarm', 'over_volt_alarm', 'over_soc_max_alarm'}
+STOP_DISCHARGING = {'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'}
 
 
 @dataclass(frozen=True)
@@ -342,11 +346,23 @@ def decode_battery(
     reading.mode, reading.contactor = _mode(state, battery.integer('ChaSt'), reading.current)
     if state == SOC_PROTECTION:
         reading.limit_reasons.append('bms: SoC protection')
+    _stop_on_alarms(reading, battery.bits('Evt1'))
     if battery.integer('ReqInvState') == INVERTER_STOP:
         reading.limit_reasons.append('bms: asks the inverter to stop')
         reading.max_charge_current = reading.max_discharge_current = 0.0
         reading.max_charge_power = reading.max_discharge_power = 0.0
     return reading
+
+
+def _stop_on_alarms(reading: BatteryReading, events: Iterable[str]) -> None:
+    """No power towards an alarm, also where the battery leaves its limits as they were."""
+    for name in events:
+        if name in STOP_CHARGING:
+            reading.max_charge_current = reading.max_charge_power = 0.0
+        if name in STOP_DISCHARGING:
+            reading.max_discharge_current = reading.max_discharge_power = 0.0
+        if name in STOP_CHARGING | STOP_DISCHARGING:
+            reading.limit_reasons.append(f'bms: {name.replace("_", " ")}')
 
 
 def _mode(state: int | None, charge_state: int | None, current: float) -> tuple[Mode, Contactor]:

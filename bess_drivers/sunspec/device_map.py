@@ -139,7 +139,7 @@ class DeviceMap:
                     return base
             except Disconnected:
                 raise
-            except DeviceError as error:  # refused or silent outside its own map
+            except (Refused, NoAnswer) as error:  # refused or silent outside its own map
                 failure = error
         tried = ', '.join(map(str, self._bases))
         if isinstance(failure, NoAnswer):

@@ -384,8 +384,10 @@ def test_battery_from_literal_registers() -> None:
     assert r.energy_full == pytest.approx(14300 * 0.98)
     assert r.energy == pytest.approx(14300 * 0.98 * 0.555)
     assert r.charge == pytest.approx(280 * 0.98 * 0.555)
-    assert (r.max_charge_current, r.max_discharge_current) == (25.0, 30.0)
-    assert (r.max_charge_power, r.max_discharge_power) == (5000.0, 6000.0)
+    # The over-temperature alarm of this register list stops both directions; see below for the plain limits.
+    assert (r.max_charge_current, r.max_discharge_current) == (0.0, 0.0)
+    assert (r.max_charge_power, r.max_discharge_power) == (0.0, 0.0)
+    assert r.limit_reasons == ['bms: over temp alarm']
     assert (r.cell_voltage_min, r.cell_voltage_max) == (3.321, 3.344)
     assert [(a.id, a.severity) for a in r.alarms] == [
         ('sunspec.over_temp_alarm', Severity.ERROR),
@@ -424,7 +426,24 @@ def test_battery_derives_power_and_obeys_a_stop_request() -> None:
     assert r.power == pytest.approx(512.3 * -12.3)
     assert (r.max_charge_current, r.max_discharge_current) == (0.0, 0.0)
     assert (r.max_charge_power, r.max_discharge_power) == (0.0, 0.0)
-    assert r.limit_reasons == ['bms: asks the inverter to stop']
+    assert 'bms: asks the inverter to stop' in r.limit_reasons
+
+
+@pytest.mark.parametrize(('bit', 'charge', 'discharge'), [
+    (None, 25.0, 30.0),
+    (1, 0.0, 0.0),  # over temperature, alarm
+    (2, 25.0, 30.0),  # over temperature, warning: must not limit
+    (9, 0.0, 30.0),  # over voltage, alarm
+    (11, 25.0, 0.0),  # under voltage, alarm
+])
+def test_alarms_stop_the_direction_that_makes_them_worse(
+    bit: int | None, charge: float, discharge: float
+) -> None:
+    registers = [*BATTERY]
+    events = 0 if bit is None else 1 << bit
+    registers[26:28] = [events >> 16, events & 0xFFFF]
+    r = battery(FakeLink(registers)).read(0.0)
+    assert (r.max_charge_current, r.max_discharge_current) == (charge, discharge)
 
 
 def test_wrong_length_of_802_is_refused_in_words() -> None:

@@ -108,11 +108,6 @@ class RunningSite:
         self.cpu_waits: list[tuple[float, float]] = []  # (monotonic s, s that its threads have waited)
 
     def __enter__(self) -> RunningSite:
-        self.errors = open(self.state.parent / 'stderr.txt', 'w+b')
-        self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            command(self.site, self.state, *self._words), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=self.errors,
-            start_new_session=True)
         self._runtime = Runtime(signals=False)
         self._node = Node('site_test', start_parameter_services=False, enable_rosout=False)
         self._runtime.executor.add_node(self._node)
@@ -120,10 +115,19 @@ class RunningSite:
             self._clients[service] = self._node.create_client(kind, f'{NAMESPACE}/{service}')
         self.observer = SiteObserver(self._node, NAMESPACE, DEFAULT, self._take)
         self._discovered = 0.0
+        # Last: whatever fails before this leaves no process behind.
+        self.errors = open(self.state.parent / 'stderr.txt', 'w+b')
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            command(self.site, self.state, *self._words), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=self.errors,
+            start_new_session=True)
         try:
             if self._ready:
                 self.wait_for(self.all_active, START_S, 'all nodes active')
                 self.wait_for(lambda: self.state_is(SystemState.RUN), 5.0, 'site in RUN')
+                groups = {line['process'] for line in self.events('process started')}
+                self.wait_for(lambda: {line['process'] for line in self.events('nodes active')} >= groups, 10.0,
+                              'the supervisor knows that all nodes are active')
         except BaseException:
             self.__exit__()
             raise

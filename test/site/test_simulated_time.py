@@ -60,6 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_two_runs_are_equal(runs: list[dict[str, Any]]) -> None:
+    """Also although they ran at the same time under the same names: they must not hear each other."""
     first, second = ({k: v for k, v in run.items() if k not in ('wall_s', 'speed')} for run in runs)
     assert first == second
 

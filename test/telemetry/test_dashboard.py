@@ -451,7 +451,7 @@ def test_browser_values_move(inside: Page) -> None:
 def test_browser_shows_limits_cells_and_the_reason(inside: Page) -> None:
     assert 'virtual: aggregate 1/2' in inside.text('battery-all')
     card = inside.text('battery-garage')
-    assert 'May discharge\n1.8 kW' in card and 'Limited: bms: cell 7 at 3.42 V' in card
+    assert 'May discharge\n1.8 kW' in card and 'Limits: bms: cell 7 at 3.42 V' in card
     assert 'Voltage\nunknown' in card and 'Contactor\nunknown' in card
     cells = inside.text('cells-garage_bms')
     assert '3.300 V (cell 1) to 3.420 V (cell 4), spread 120 mV' in cells
