@@ -11,10 +11,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
 from bess_control.bounds import PowerManagerParams
+from bess_control.load_estimate import without
 from bess_control.manager import PowerManager
 from bess_control.proposals import Proposal, ProposalBook
 from bess_control.site_state import SiteMachine, SiteParams, SiteState
@@ -135,7 +137,8 @@ class Converter(Driver):
         loop.topic(f'{spec.name}/setpoint').append(self.on_setpoint)
         if p.bms:
             loop.topic(f'{p.bms}/status').append(self.on_bms)
-        loop.every(p.gate_period, self.step, 3)
+        self._looked_at = -inf
+        loop.every(p.gate_period, self.on_gate_period, 3)
 
     def on_reading(self, reading: ConverterReading) -> None:
         """The gate sees it first; then it is published with what the gate adds."""
@@ -152,6 +155,7 @@ class Converter(Driver):
         """Limits of the battery behind."""
         if reading.quality == Quality.INVALID:
             return
+        self._looked_at = -inf
         efficiency = self.params.efficiency
         self.gate.external(reading.max_charge_power / efficiency, reading.max_discharge_power * efficiency,
                            reading.time, tuple(reading.limit_reasons[:3]), self.params.bms)
@@ -164,8 +168,14 @@ class Converter(Driver):
         if not refused:
             self.step()
 
+    def on_gate_period(self) -> None:
+        """Look when nobody else did."""
+        if self._looked_at != self.loop.now:
+            self.step()
+
     def step(self) -> None:
         """What the gate lets through is written."""
+        self._looked_at = self.loop.now
         self.output = out = self.gate.tick(self.loop.now)
         if out.write:
             self.ordered = (out.power, out.reactive_power)
@@ -429,11 +439,18 @@ class Mode:
         loop.topic(f'{p.battery}/status').append(self.on_battery)
         loop.topic(f'{p.meter}/status').append(self.on_meter)
         loop.topic(f'{p.battery}/setpoint').append(self.on_granted)
+        self._others = dict.fromkeys(p.others, 0.0)  # W
+        for name in p.others:
+            loop.topic(f'{name}/status').append(partial(self.on_other, name))
         loop.every(p.period, self.on_period, 0)
 
     def on_battery(self, reading: BatteryReading) -> None:
         """News of the battery."""
         self._battery = reading
+
+    def on_other(self, name: str, reading: BatteryReading) -> None:
+        """News of a battery that serves the grid."""
+        self._others[name] = 0.0 if reading.quality is Quality.INVALID else reading.power
 
     def on_granted(self, order: Order) -> None:
         """What the manager granted."""
@@ -441,7 +458,7 @@ class Mode:
 
     def on_meter(self, reading: MeterReading) -> None:
         """A fresh sample."""
-        self._meter = reading
+        self._meter = without(reading, self._others.values())
         self.step()
 
     def on_period(self) -> None:

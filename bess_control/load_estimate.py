@@ -21,7 +21,11 @@ whatever the delays are, as long as they are within `delay_s` and `settle_s`.
 from __future__ import annotations
 
 from collections import deque
-from math import inf, isfinite, nan
+from collections.abc import Iterable
+from dataclasses import replace
+from math import inf, isfinite, isnan, nan
+
+from bess_core.values import MeterReading
 
 PLAUSIBLE = 1e9  # W; a greater power at a site is a fault of the measurement, not a measurement
 
@@ -110,3 +114,13 @@ def _forget(history: deque[tuple[float, float]], since: float) -> None:
     """Drop what was replaced before `since`; the entry in effect at `since` stays."""
     while len(history) > 1 and history[1][0] <= since:
         history.popleft()
+
+
+def without(meter: MeterReading, others: Iterable[float]) -> MeterReading:
+    """The meter as if batteries with these powers (W, + = charging; NaN = unknown, counts as 0) were not there.
+
+    What another partition delivers as a grid service is meant to reach the grid; a mode that balances the
+    connection must not take it for load.
+    """
+    power = sum(p for p in others if not isnan(p))
+    return meter if power == 0.0 else replace(meter, active_power=meter.active_power - power)

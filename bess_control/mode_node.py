@@ -9,7 +9,7 @@ meter sample and, so that it can speak up when the meter is silent, every `perio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, MeterReading, Severity
 
+from .load_estimate import without
 from .proposals import Proposal
 
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
@@ -34,6 +35,8 @@ class ModeParams:
 
     battery: str = param(doc='battery that the mode uses', ref='battery')
     meter: str = param(doc='meter at the grid connection', ref='meter')
+    others: list[str] = param([], doc='batteries whose power is meant for the grid (another partition that serves '
+                                      'it): taken out of what the meter shows', ref='battery')
     period: float = param(0.5, 's', 'how often it looks without a fresh meter sample', low=0.01, high=60.0)
 
 
@@ -51,6 +54,7 @@ class ModeNode(BessNode):
         self._battery = BatteryReading()
         self._meter: MeterReading | None = None
         self._granted: float | None = None
+        self._others = dict.fromkeys(p.others, 0.0)  # W
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
         self._message = PowerProposal()  # refilled for every proposal
         topic = self.ctx.topic
@@ -58,6 +62,11 @@ class ModeNode(BessNode):
             self.create_subscription(BatteryStatus, topic(f'{p.battery}/status'), self._on_battery, qos.MEASUREMENT),
             self.create_subscription(MeterStatus, topic(f'{p.meter}/status'), self._on_meter, qos.MEASUREMENT),
             self.create_subscription(PowerSetpoint, topic(f'{p.battery}/setpoint'), self._on_granted, qos.SETPOINT),
+        ]
+        self._own += [
+            self.create_subscription(BatteryStatus, topic(f'{name}/status'), partial(self._on_other, name),
+                                     qos.MEASUREMENT)
+            for name in p.others
         ]
         self.every(p.period, self._on_period, phase=0)
 
@@ -83,11 +92,14 @@ class ModeNode(BessNode):
     def _on_battery(self, message: BatteryStatus) -> None:
         self._battery = battery_from_msg(message, self.clock)
 
+    def _on_other(self, name: str, message: BatteryStatus) -> None:
+        self._others[name] = 0.0 if message.quality == BatteryStatus.QUALITY_INVALID else message.power
+
     def _on_granted(self, message: PowerSetpoint) -> None:
         self._granted = message.power
 
     def _on_meter(self, message: MeterStatus) -> None:
-        self._meter = meter_from_msg(message, self.clock)
+        self._meter = without(meter_from_msg(message, self.clock), self._others.values())
         self._step()
 
     def _on_period(self, _: Tick) -> None:

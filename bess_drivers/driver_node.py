@@ -392,7 +392,8 @@ class ConverterDriverNode(DriverNode):
             self._subscriptions_own.append(
                 self.create_subscription(BatteryStatus, self.ctx.topic(f'{p.bms}/status'), self._on_bms,
                                          qos.MEASUREMENT))
-        self.every(p.gate_period, lambda _: self._step(), phase=3)
+        self._looked_at = -inf  # when the gate saw all there is
+        self.every(p.gate_period, self._on_gate_period, phase=3)
 
     def on_bess_activate(self) -> None:
         """From now on setpoints are accepted."""
@@ -429,6 +430,7 @@ class ConverterDriverNode(DriverNode):
         reading = battery_from_msg(message, self.clock)
         if reading.quality == Quality.INVALID:
             return
+        self._looked_at = -inf
         # The limits are DC, the gate's powers AC: the converter's losses lie between.
         self._gate.external(
             reading.max_charge_power / self.params.efficiency, reading.max_discharge_power * self.params.efficiency,
@@ -450,10 +452,14 @@ class ConverterDriverNode(DriverNode):
         if not reason:
             self._step()
 
+    def _on_gate_period(self, _: Tick) -> None:
+        if self._looked_at != self.clock.now():  # at the same (simulated) moment nothing else would come out
+            self._step()
+
     def _step(self) -> None:
         if not hasattr(self, '_gate'):
             return
-        now = self.clock.now()
+        now = self._looked_at = self.clock.now()
         out = self._gate.tick(now)
         self._output = out
         self.sync_alarms(out.alarms, 'gate')
