@@ -242,7 +242,7 @@ class DashboardNode(BessNode):
     def _managers_meter(self) -> str:
         """Meter that the power manager of this site looks at: the one at the grid connection."""
         nodes = self.ctx.site.nodes if self.ctx.site is not None else ()
-        return next((n.params.meter for n in nodes if n.role == 'manager' and getattr(n.params, 'meter', '')), '')
+        return next((n.params.meter for n in nodes if n.role == 'manager' and n.params.meter), '')
 
     def _describe_site(self) -> None:
         p = self.params

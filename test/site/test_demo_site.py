@@ -120,7 +120,7 @@ def test_more_than_the_batteries_may_give_comes_from_the_grid(site: RunningSite)
 
 def test_self_consumption_and_the_grid_share_work_side_by_side(site: RunningSite) -> None:
     before = site.battery_power()
-    answer, end = schedule(site, 'grid', -12.0, 2.0)
+    answer, end = schedule(site, 'grid', -12.0, 7.0)
     assert answer.accepted, answer.message
     asked = -12.0 * site.battery('all').voltage
     site.wait_for(lambda: site.battery_power() < before + 0.6 * asked, 1.5, 'the inverters give more')
@@ -129,6 +129,9 @@ def test_self_consumption_and_the_grid_share_work_side_by_side(site: RunningSite
     house = site.battery('house')
     assert house.setpoint_source == 'power_manager'
     assert house.power < -500.0
+    # Self-consumption does not take the share's power for load: it goes on reaching the grid.
+    site.wait_for(lambda: time.time() > end - 1.0, 7.0)
+    assert site.grid_power() < TARGET_W + 0.6 * asked
     site.wait_for(lambda: time.time() > end, 3.0)
     site.wait_for(lambda: abs(site.battery('grid').power) < 20.0, 1.0, 'the share rests after the end')
     assert site.battery('house').power < -500.0
