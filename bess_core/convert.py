@@ -49,9 +49,9 @@ class _Fields:
                 setattr(message, name, self._kind(value))
 
 
-def _read_order(reading: Any, first: str, last: str) -> Callable[[Any], tuple[Any, ...]]:
+def _read_order(reading: type, first: str, last: str) -> Callable[[Any], tuple[Any, ...]]:
     """Getter of the fields of a reading from `first` to `last`, in the order of its constructor."""
-    names = [f.name for f in dataclass_fields(reading)]
+    names = [f.name for f in dataclass_fields(reading)]  # type: ignore[arg-type]
     return attrgetter(*names[names.index(first):names.index(last) + 1])
 
 
@@ -60,6 +60,7 @@ _BATTERY_INTS = _Fields(('quality', 'mode', 'contactor', 'cell_voltage_min_index
                          'members_usable'), int)
 _CONVERTER_FLOATS = _Fields(_floats(InverterStatus), float)
 _METER_FLOATS = _Fields(_floats(MeterStatus), float)
+#: The constructors take these after the fields that need a conversion, and `limit_reasons` next.
 _read_battery = _read_order(BatteryReading, 'voltage', 'members_usable')
 _read_converter = _read_order(ConverterReading, 'active_power', 'setpoint_source')
 _read_meter = _read_order(MeterReading, 'active_power', 'energy_export')
@@ -129,10 +130,9 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
-    return BatteryReading(
+    return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
         site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
-        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message),
-        limit_reasons=list(message.limit_reasons))
+        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons))
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:
@@ -203,10 +203,10 @@ def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '',
 
 def converter_from_msg(message: InverterStatus, clock: Clock) -> ConverterReading:
     """Reading of an `InverterStatus` (alarms stay at the driver: they are faults there)."""
-    return ConverterReading(
+    return ConverterReading(  # type: ignore[call-arg]
         site_time(clock, message.header.stamp), _QUALITY[message.quality], _STATE[message.state], message.grid_forming,
         tuple(message.voltage.tolist()), tuple(message.current.tolist()), *_read_converter(message),
-        limit_reasons=list(message.limit_reasons))
+        list(message.limit_reasons))
 
 
 def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '', into: MeterStatus | None = None) -> MeterStatus:

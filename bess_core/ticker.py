@@ -19,7 +19,7 @@ from .clock import Clock, SimClock
 class Tick(NamedTuple):
     """One due moment: `index` counts grid points since the start, `late` is s behind the grid."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     due: float  # s, site time of the grid point
     late: float  # s
     missed: int  # grid points that passed without a call since the last one

@@ -63,7 +63,7 @@ def allocate(
     Raises ValueError when lengths differ or a weight is infinite. A NaN request is granted as 0.
     """
     limits, shares = (high, weight_charge) if power >= 0 else (low, weight_discharge)
-    if (exclusion is None and type(limits) is list and type(shares) is list
+    if (exclusion is None and isinstance(limits, list) and isinstance(shares, list)
             and 0 < len(limits) == len(shares) <= FEW and not isnan(power)):
         return _allocate_few(power, shares, limits)
     caps = np.asarray(limits, dtype=np.float64)

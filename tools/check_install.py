@@ -114,6 +114,8 @@ def main() -> int:
         problems.append(f'container ended with code {code}')
     if problems:
         print('\n'.join(problems), file=sys.stderr)
+        if any('No module named' in problem for problem in problems):
+            print('libraries beside ROS 2: pip install -r requirements/run.txt', file=sys.stderr)
         print('colcon: failed')
         return 1
     print(f'{len(states)} nodes of the install tree answered after {took:.1f} s')

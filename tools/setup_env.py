@@ -27,7 +27,7 @@ PYTHON = VENV / 'bin' / 'python'
 BUILD = ROOT / 'build' / 'interfaces'
 LOCK = ROOT / 'build' / 'setup.lock'
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
-REQUIREMENTS = ('run', 'build', 'dev')
+REQUIREMENTS = ('ros', 'run', 'build', 'dev')
 #: What a sourced ROS 2 or an outer process may have set; none of it may reach the environment made here.
 FOREIGN = ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH',
            'PYTHONHOME', '_ROS_WHEELS_BOOTSTRAP_COMPLETE')

@@ -20,7 +20,7 @@ from bess_core.cdr import decoder
 
 TYPES = [c for c in vars(msg).values() if isinstance(c, type) and hasattr(c, 'SLOT_TYPES')]
 OTHERS = [BatteryState, NavSatFix, DiagnosticArray, Time]
-RANGES = {'uint8': (0, 2**8), 'octet': (0, 2**8), 'int8': (-(2**7), 2**7), 'uint16': (0, 2**16), 'int16': (-(2**15), 2**15),
+RANGES = {'uint8': (0, 2**8), 'int8': (-(2**7), 2**7), 'uint16': (0, 2**16), 'int16': (-(2**15), 2**15),
           'uint32': (0, 2**32), 'int32': (-(2**31), 2**31), 'uint64': (0, 2**64), 'int64': (-(2**63), 2**63)}
 FLOATS = (0.0, -1.5, float('nan'), float('inf'), float('-inf'), 1e300, 230.1, -0.0)
 

@@ -9,10 +9,6 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
-
 import pytest  # noqa: E402
 
 rclpy = pytest.importorskip('rclpy')

@@ -1,0 +1,110 @@
+"""The pure chain and the node graph give the same energies, and say what they cannot simulate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import chain
+from bess_core import site as site_module
+from bess_sim import conductor
+from bess_sim.plant import Plant
+
+DEMO = Path(__file__).parents[2] / 'config' / 'sites' / 'home_demo.yaml'
+
+
+def load(folder: Path, *overrides: str) -> Any:
+    """The demo site with its state in `folder`."""
+    return site_module.load(DEMO, overrides=list(overrides), variables={'state': str(folder)})
+
+
+@pytest.fixture
+def plants(monkeypatch: pytest.MonkeyPatch) -> list[Plant]:
+    """Every plant that is made, in order."""
+    made: list[Plant] = []
+
+    class Kept(Plant):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            made.append(self)
+
+    monkeypatch.setattr(conductor, 'Plant', Kept)
+    monkeypatch.setattr(chain, 'Plant', Kept)
+    return made
+
+
+def books(plant: Plant) -> dict[str, float]:
+    """Everything that was counted, unrounded (Ws, Wh, Ah)."""
+    out = {'import': plant.energy_import, 'export': plant.energy_export}
+    for name, unit in plant.units.items():
+        out |= {f'{name} charge': plant.pack(name).charge, f'{name} ac in': unit.inverter.energy_import,
+                f'{name} ac out': unit.inverter.energy_export, f'{name} heat': plant.books(name).heat}
+    return out
+
+
+CASES = {
+    'evening': (0.5, []),
+    'morning sun': (0.5, ['simulation.start=08:00:00']),
+    'nearly empty': (0.25, ['simulation.units.unit_a.pack.initial_soc=0.125',
+                            'simulation.units.unit_b.pack.initial_soc=0.12']),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_same_energies_as_the_node_graph(case: str, tmp_path: Path, plants: list[Plant]) -> None:
+    hours, overrides = CASES[case]
+    compare(load(tmp_path, *overrides), tmp_path, hours, plants)
+
+
+@pytest.mark.soak
+def test_same_energies_over_a_day(tmp_path: Path, plants: list[Plant]) -> None:
+    compare(load(tmp_path), tmp_path, 24.0, plants)
+
+
+def compare(site: Any, folder: Path, hours: float, plants: list[Plant]) -> None:
+    """Both ways, bit by bit."""
+    pure = chain.simulate_chain(site, hours=hours)
+    graph = conductor.simulate(site, folder, hours=hours)
+    for key in set(graph) - {'wall_s', 'speed', 'faults'}:
+        assert pure[key] == graph[key], key
+    assert graph['control_ticks'] == hours * 3600
+    assert books(plants[0]) == pytest.approx(books(plants[1]), rel=1e-12)
+    assert sum(u.inverter.energy_import + u.inverter.energy_export for u in plants[0].units.values()) > 0
+
+
+def test_a_run_can_go_on(tmp_path: Path) -> None:
+    site = load(tmp_path)
+    config = chain.BenchConfig.model_validate(dict(site.simulation))
+    whole, parts = (chain.Chain(site, Plant(config), config, 1.0) for _ in range(2))
+    whole.run(0.1)
+    parts.run(0.04)
+    parts.run(0.06)
+    assert books(whole.loop.plant) == books(parts.loop.plant)
+
+
+@pytest.mark.parametrize(('overrides', 'arguments', 'text'), [
+    (['nodes.bms_b.period=1.5'], {}, 'a period of 1.5 s is not a whole number of ticks of 1 s'),
+    (['nodes.site.autostart=false'], {}, 'autostart is off'),
+    ([], {'tick': 0.0}, r'tick \(0.0 s\) and hours'),
+])
+def test_what_cannot_be_simulated_is_said(tmp_path: Path, overrides: list[str], arguments: dict[str, float],
+                                          text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        chain.simulate_chain(load(tmp_path, *overrides), hours=0.01, **arguments)
+
+
+def test_simulated_nodes_find_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = []
+
+    class Seen(conductor.Runtime):
+        def __init__(self, *arguments: Any) -> None:
+            ranges.append(os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(conductor, 'Runtime', Seen)
+    before = os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE']
+    conductor.simulate(load(tmp_path), tmp_path, hours=0.01)
+    assert ranges == ['OFF'] and os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == before
