@@ -95,7 +95,7 @@ class PowerManager:
         self._rest = LoadEstimator(params.grid_delay_s, params.grid_settle_s)
         self._meter_seen: tuple[int, float] | None = None
 
-    def tick(  # noqa: PLR0917 (all that a decision depends on)
+    def tick(
         self,
         now: float,
         proposals: Iterable[Proposal],
@@ -141,7 +141,7 @@ class PowerManager:
             return self.params.tick_s
         return clamp(now - last, 0.0, self.params.max_step_s)
 
-    def _hard_bounds(self, bounds: Bounds, now: float, battery: BatteryReading,  # noqa: PLR0917
+    def _hard_bounds(self, bounds: Bounds, now: float, battery: BatteryReading,
                      meter: MeterReading | None, state: SiteState | bool, cause: str) -> None:
         running = state is True or state is SiteState.RUN
         if not running:
@@ -225,7 +225,7 @@ class PowerManager:
             value = after
         return value
 
-    def _ramp(self, target: float, bounds: Bounds, hard_low: float, hard_high: float,  # noqa: PLR0917
+    def _ramp(self, target: float, bounds: Bounds, hard_low: float, hard_high: float,
               dt: float, decision: Decision) -> float:
         rate = self.params.ramp_rate
         last = self.granted

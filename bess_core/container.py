@@ -122,7 +122,7 @@ def _publish_logs(runtime: Runtime, site: Site, process: str) -> Any:
     return node
 
 
-def _follow_clock(runtime: Runtime, node: Any, clock: SimClock, ticker: SimTicker) -> None:
+def _follow_clock(node: Any, clock: SimClock, ticker: SimTicker) -> None:
     """Drive simulated time from the /clock topic (use_sim_time)."""
     from rosgraph_msgs.msg import Clock as ClockMessage
 
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         container = Container(runtime, site, process, args.state, clock=clock, ticker=ticker)
         logs = _publish_logs(runtime, site, process)
         if isinstance(clock, SimClock):
-            _follow_clock(runtime, logs, clock, ticker)
+            _follow_clock(logs, clock, ticker)
         alive = RealTicker(Clock(), runtime.post)
         alive.every(ALIVE_S, lambda _: None)
         if args.supervised:

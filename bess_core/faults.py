@@ -186,10 +186,10 @@ class FaultRegistry:
         unnoticed.
         """
         if not isinstance(data, Mapping):
-            raise ValueError('faults: not a mapping')  # noqa: TRY004 (bad data)
+            raise ValueError('faults: not a mapping')
         source, entries = data.get('source'), data.get('latched')
         if not isinstance(source, str) or not isinstance(entries, list):
-            raise ValueError('faults: "source" (text) and "latched" (list) are needed')  # noqa: TRY004 (bad data)
+            raise ValueError('faults: "source" (text) and "latched" (list) are needed')
         registry = cls(source)
         for number, entry in enumerate(entries):
             fault = _restored(source, entry, f'faults: entry {number}')
@@ -200,7 +200,7 @@ class FaultRegistry:
 
 def _restored(source: str, entry: Any, where: str) -> FaultRecord:
     if not isinstance(entry, Mapping):
-        raise ValueError(f'{where}: not a mapping')  # noqa: TRY004 (bad data)
+        raise ValueError(f'{where}: not a mapping')
     id, text = entry.get('id'), entry.get('text')
     since, count, severity = entry.get('since'), entry.get('count'), entry.get('severity')
     if not isinstance(id, str) or not id or not isinstance(text, str):

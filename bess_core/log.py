@@ -99,7 +99,7 @@ class CallbackHandler(logging.Handler):
         """Pass on one record."""
         try:
             self._fn(record)
-        except Exception:  # logging must not raise; logging's own hook reports it on stderr
+        except Exception:  # noqa: BLE001 - logging must not raise; its own hook reports it on stderr
             self.handleError(record)
 
 

@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         site = yaml.safe_load(arguments.site.read_text(encoding='utf-8'))
         if not isinstance(site, dict) or not isinstance(site.get('simulation'), dict):
-            raise ValueError('there is no section "simulation"')  # noqa: TRY004
+            raise ValueError('there is no section "simulation"')
         return run_bench(site['simulation'], arguments.run_dir, speed=arguments.speed)
     except ValidationError as error:
         for problem in error.errors():

@@ -54,7 +54,7 @@ class Constant:
     def __init__(self, power: float) -> None:
         self.power = power
 
-    def at(self, t: float) -> float:  # noqa: ARG002
+    def at(self, t: float) -> float:
         """See `Profile`."""
         return self.power
 

@@ -246,7 +246,8 @@ class DashboardNode(BessNode):
 
     def _describe_site(self) -> None:
         p = self.params
-        for name, role in ((p.grid_meter or self._managers_meter(), 'grid'), (p.pv_meter, 'pv'), (p.house_meter, 'house')):
+        grid = p.grid_meter or self._managers_meter()
+        for name, role in ((grid, 'grid'), (p.pv_meter, 'pv'), (p.house_meter, 'house')):
             if name:
                 self.view.describe(name, role)
         specs = self.ctx.site.nodes if self.ctx.site is not None else ()

@@ -63,7 +63,7 @@ class Units:
             return bytes([function | 0x80, ILLEGAL_ADDRESS])
         except (IllegalValue, struct.error):  # struct.error: a request that is too short
             return bytes([function | 0x80, ILLEGAL_VALUE])
-        except Exception:
+        except Exception:  # noqa: BLE001
             # A defect of a register map must show, and must not take the other clients down.
             _log.exception('register map of unit %d failed on %s', unit, pdu.hex(' '))
             return bytes([function | 0x80, DEVICE_FAILURE])

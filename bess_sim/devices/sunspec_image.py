@@ -135,7 +135,7 @@ class SunSpecImage:
         if code in 'fd':
 
             def patch_float(value: float) -> None:
-                if value == value:  # noqa: PLR0124 (NaN)
+                if value == value:
                     registers[index:end] = struct.unpack(
                         f'>{point.size}H', struct.pack('>' + code, value)
                     )
@@ -149,7 +149,7 @@ class SunSpecImage:
         mask = (1 << bits) - 1
 
         def patch(value: float) -> None:
-            if value != value:  # noqa: PLR0124 (NaN)
+            if value != value:
                 registers[index:end] = empty
                 return
             raw = min(max(round(value * factor), low), high) & mask
