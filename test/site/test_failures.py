@@ -65,7 +65,7 @@ def back_in_run(site: RunningSite, since_wall: float, since: float) -> bool:
     ('bms_a', 'flipped_bytes', 'comm.checksum'),
     ('bms_a', 'truncated_frame', 'comm.timeout'),
     ('bms_a', 'disconnect', 'comm.disconnected'),
-    ('bms_b', 'wrong_unit_id', 'comm.value'),
+    ('bms_b', 'wrong_unit_id', 'comm.frame'),
     ('bms_b', 'frozen_value', 'sensor.frozen'),
 ])
 def test_device_fault_is_named_and_stays_where_it_is(site: RunningSite, device: str, fault: str, named: str) -> None:
