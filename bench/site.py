@@ -19,7 +19,7 @@ from bess_sim.control_client import DeviceControl
 from .figures import Figure, percentile
 
 SITE = Path(__file__).parent.parent / 'config' / 'sites' / 'home_demo.yaml'
-STEPS, STEP_W = 60, 1500.0
+STEPS, BASE_W, STEP_W, PAUSE_S = 50, 700.0, 1500.0, 3.0
 CALM_S = 30.0
 METER_POLL_S, TICK_S, MARGIN_S = 0.1, 0.1, 0.030
 
@@ -121,41 +121,44 @@ def measure() -> list[Figure]:
 
 
 def steps(state: Path, runtime: Any) -> list[float]:
-    """s from a step in the meter's register to the next different setpoint at the first inverter."""
-    meter = DeviceControl(state / 'sim' / 'meter.sock')
+    """s from a step of the house load (and so of the meter's register) to the inverter's answer on the wire.
+
+    The answer is the first setpoint that moved by a tenth of the step in its direction: small corrections
+    go on all the time.
+    """
+    world = DeviceControl(state / 'sim' / 'world.sock')
     inverter = DeviceControl(state / 'sim' / 'inverter_a.sock')
+    world.set(house_power=BASE_W, pv_power=0.0)
+    runtime.spin_until(lambda: False, 8.0)
     delays = []
-    level = 200.0
     for k in range(STEPS):
-        level = 200.0 + STEP_W * (k % 2)
-        # An odd pause, so that steps fall anywhere between two polls.
-        runtime.spin_until(lambda: False, 1.2 + 0.0137 * (k % 17))
-        last = setpoints(inverter)[-1:]
-        before = last[0][1] if last else None
+        rising = k % 2 == 0
+        # An odd pause, so that steps fall anywhere between two polls, and the answer to the last one is over.
+        runtime.spin_until(lambda: False, PAUSE_S + 0.0137 * (k % 17))
+        before = setpoints(inverter)[-1][1]
         at = time.monotonic()
-        meter.override_power(level)
-        def moved(at: float = at, before: Any = before) -> float:
-            return next((t for t, w in setpoints(inverter) if t > at and w != before), 0.0)
+        world.set(house_power=BASE_W + (STEP_W if rising else 0.0), pv_power=0.0)
+
+        def answered(at: float = at, before: int = before, sign: int = 1 if rising else -1) -> float:
+            # WSet is positive when discharging: more load, higher value.
+            return next((t for t, w in setpoints(inverter) if t > at and (w - before) * sign > 0.1 * STEP_W), 0.0)
+
         deadline = time.monotonic() + 3.0
-        while not (hit := moved()) and time.monotonic() < deadline:
+        while not (hit := answered()) and time.monotonic() < deadline:
             runtime.spin_until(lambda: False, 0.02)
-        if hit:
-            delays.append(hit - at)
-    meter.override_power(None)
-    if len(delays) < 0.8 * STEPS:
-        raise RuntimeError(f'only {len(delays)} of {STEPS} steps reached the inverter')
+        delays.append(hit - at if hit else 3.0)
     return delays
 
 
+def setpoints(inverter: DeviceControl) -> list[tuple[float, int]]:
+    """(monotonic s, W with + = generation) of the WSet writes that the device got.
 
-def setpoints(inverter: DeviceControl) -> list[tuple[float, tuple[int, ...]]]:
-    """(monotonic s, registers) of the WSet writes that the device got.
-
-    WSet of model 704 lies lowest of the registers that a steady order writes.
+    WSet of model 704 lies lowest of the registers that a steady order writes; its scale factor is 0 there.
     """
-    writes = inverter.writes()
-    address = min((w['address'] for w in writes if len(w['values']) == 2), default=0)
-    return [(w['time'], tuple(w['values'])) for w in writes if w['address'] == address and len(w['values']) == 2]
+    writes = [w for w in inverter.writes() if len(w['values']) == 2]
+    address = min((w['address'] for w in writes), default=0)
+    values = [(w['time'], (w['values'][0] << 16) | w['values'][1]) for w in writes if w['address'] == address]
+    return [(t, v - (1 << 32) if v & 0x8000_0000 else v) for t, v in values]
 
 
 def pin_domain() -> None:

@@ -46,6 +46,7 @@ from .device import DeviceError, Role
 from .gate import Gate, GateParams, Setpoint
 
 CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
+MOVING_A = 5.0  # current from which a battery's values must move
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 
@@ -73,6 +74,16 @@ class DriverParams:
     def invalid_s(self) -> float:
         """Age in s from which values are INVALID."""
         return self.invalid_after or max(10.0 * self.period, 5.0, self.stale_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatteryParams(DriverParams):
+    """Parameters of a battery driver."""
+
+    # Coarse values (SoC in 1 %, current in 0.1 A) stand still for minutes under a steady current: at 5 A,
+    # 15 minutes are more than 1 % of a 100 Ah pack.
+    frozen_after: float = param(900.0, 's', 'values that do not move at all under 5 A or more for so long raise a '
+                                            'fault; 0 = off', low=0.0, high=86400.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +291,7 @@ class BatteryDriverNode(DriverNode):
     """A battery or BMS: `~/status`, `~/battery_state`, `~/cells`, `~/get_status`, `~/set_contactor`."""
 
     role: ClassVar[str] = 'bms'
+    Shell = BatteryParams
     Message = BatteryStatus
     empty = BatteryReading
 
@@ -310,7 +322,7 @@ class BatteryDriverNode(DriverNode):
 
     def signature(self, reading: BatteryReading) -> Any:
         """Under current something moves; at rest a battery may stand still for hours."""
-        if isnan(reading.current) or abs(reading.current) < 1.0:
+        if isnan(reading.current) or abs(reading.current) < MOVING_A:
             return object()
         return (reading.cells, reading.current, reading.charge, reading.voltage)
 
