@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from .figures import RESULTS, save, table
+from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
 PARTS = ('allocation', 'relay', 'site', 'day')
@@ -25,6 +25,7 @@ def main() -> int:
         print(f'measuring {part} ...', file=sys.stderr, flush=True)
         figures += importlib.import_module(f'bench.{part}').measure()
     save(figures)
+    write_readme()
     print(table(figures))
     print(f'saved in {RESULTS}')
     return 0

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name('results.json')
+README = Path(__file__).parent.parent / 'README.md'
+BEGIN, END = '<!-- bench -->', '<!-- /bench -->'
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,18 @@ def save(figures: Iterable[Figure], path: Path = RESULTS) -> None:
     before = json.loads(path.read_text()) if path.exists() else []
     kept = [entry for entry in before if entry['name'] not in measured]
     path.write_text(json.dumps([*kept, *measured.values()], indent=1) + '\n')
+
+
+def write_readme(results: Path = RESULTS, readme: Path = README) -> None:
+    """Put all figures of the results file between the markers of the README."""
+    rows = ['| Figure | Measured | Goal | |', '| --- | --- | --- | --- |']
+    for entry in json.loads(results.read_text()):
+        goal = '' if entry['goal'] is None else f'at most {entry["goal"]:g} {entry["unit"]}'.strip()
+        met = {True: 'met', False: '**not met**', None: ''}[entry['met']]
+        rows.append(f'| {entry["name"]} | {entry["value"]:.4g} {entry["unit"]} | {goal} | {met} |')
+    text = readme.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    readme.write_text(text[:start] + '\n' + '\n'.join(rows) + '\n' + text[end:])
 
 
 def table(figures: Iterable[Figure]) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ class Container:
     """Makes the nodes of one process and closes them in reverse order."""
 
     def __init__(self, runtime: Runtime, site: Site, process: str, state_dir: Path, *,
-                 clock: Clock | None = None, ticker: Any = None) -> None:
+                 clock: Clock | None = None, ticker: Any = None, ready_fd: int = -1) -> None:
         self.runtime = runtime
+        self._ready_fd = ready_fd
         self.site = site
         self.clock = clock or Clock()
         self.ticker = ticker or RealTicker(self.clock, runtime.post)
@@ -77,6 +79,10 @@ class Container:
             self._to_activate = [n for n in self._to_activate if n.trigger_activate() != SUCCESS]
             if not self._to_activate and not self._up:
                 self._up = True
+                if self._ready_fd >= 0:
+                    with suppress(BrokenPipeError):  # the supervisor is gone: `--supervised` ends this process
+                        os.write(self._ready_fd, b'1')
+                    os.close(self._ready_fd)
                 log.get(self.site.name).info('nodes active', process=self.ctx.group, nodes=len(self.nodes))
         return [n.get_name() for n in self._to_configure or self._to_activate]
 
@@ -148,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--state', type=Path, required=True, help='folder for journals, logs, recordings')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override the site file')
     parser.add_argument('--bring-up', action='store_true', help='configure and activate the nodes in order')
+    parser.add_argument('--ready-fd', type=int, default=-1, help='file descriptor that gets a byte when all are up')
     parser.add_argument('--use-sim-time', action='store_true', help='follow the /clock topic')
     parser.add_argument('--supervised', action='store_true', help='end in order when the starting process is gone')
     parser.add_argument('--console', default='warning', choices=['off', *log.LEVELS], help='console log level')
@@ -175,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Runtime(ros_args or None) as runtime:
         clock: Clock = SimClock() if args.use_sim_time else Clock()
         ticker: Any = SimTicker(clock) if isinstance(clock, SimClock) else None
-        container = Container(runtime, site, process, args.state, clock=clock, ticker=ticker)
+        container = Container(runtime, site, process, args.state, clock=clock, ticker=ticker,
+                              ready_fd=args.ready_fd)
         logs = _publish_logs(runtime, site, process)
         if isinstance(clock, SimClock):
             _follow_clock(logs, clock, ticker)

@@ -46,7 +46,7 @@ class Group:
     started: float = 0.0
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
     configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
-    last_error: str = ''
+    ready_fd: int = -1  # a byte comes here when the process has brought all its nodes up
 
 
 class Supervisor:
@@ -131,8 +131,15 @@ class Supervisor:
             group.starts += 1
             group.last_seen = {}
             group.configured = set()
+            ready, told = os.pipe()
+            os.set_blocking(ready, False)
+            if group.ready_fd >= 0:
+                os.close(group.ready_fd)
+            group.ready_fd = ready
             # An own session: Ctrl-C at the terminal reaches the supervisor only, which ends the groups in order.
-            group.process = subprocess.Popen(group.command, start_new_session=True)
+            group.process = subprocess.Popen(
+                [*group.command, '--ready-fd', str(told)], start_new_session=True, pass_fds=(told,))
+            os.close(told)
         self.log.info('process started', process=group.name, pid=group.process.pid, start=group.starts)
 
     def _watch(self, group: Group) -> None:
@@ -146,6 +153,8 @@ class Supervisor:
                 self.log.error('process died', process=group.name, code=code)
                 return
             now = time.monotonic()
+            if self._told_ready(group):
+                group.configured.update(group.nodes)
             missing = [n for n in group.nodes if n not in group.configured]
             if not missing and not group.active:
                 group.active = True
@@ -161,6 +170,14 @@ class Supervisor:
                 self.log.error('nodes are silent', process=group.name, nodes=silent, timeout_s=self._timeout)
                 return
             self._cancelled.wait(0.05)
+
+    @staticmethod
+    def _told_ready(group: Group) -> bool:
+        """Whether the process said so, which is sooner than the middleware discovers its heartbeats."""
+        try:
+            return os.read(group.ready_fd, 1) != b''
+        except BlockingIOError:
+            return False
 
     def _end(self, group: Group) -> None:
         process = group.process
