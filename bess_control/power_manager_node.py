@@ -11,6 +11,7 @@ from std_srvs.srv import Trigger
 from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
 from bess_core import qos
 from bess_core.convert import battery_from_msg, meter_from_msg, site_time, stamp
+from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
@@ -53,7 +54,7 @@ class PowerManagerNode(BessNode):
         self._meter: MeterReading | None = None
         self._state = SiteState.INIT
         self._cause = 'the site has not said its state yet'
-        self._refused: dict[str, str] = {}
+        self._refusals = Refusals(self.log, 'proposal refused')
         self._was_asked = False
         self.late_ticks = 0
         self.missed_ticks = 0
@@ -118,10 +119,8 @@ class PowerManagerNode(BessNode):
                 min_power=message.min_power, max_power=message.max_power, preferred_power=message.preferred_power,
                 preferred_reactive_power=message.preferred_reactive_power, lease=message.lease,
                 reason=message.reason, time=made if made > -inf else nan), now)
-        if reason != self._refused.get(message.source, ''):
-            self._refused[message.source] = reason
-            if reason:
-                self.log.warning('proposal refused', source=message.source, reason=reason)
+        if reason:
+            self._refusals.refuse(message.source, reason, now)
 
     def _tick(self, tick: Tick) -> None:
         now = self.clock.now()

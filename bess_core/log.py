@@ -57,6 +57,25 @@ def get(name: str) -> Log:
     return Log(name.strip('/') or 'bess')
 
 
+class Refusals:
+    """Which refusals are worth a line: a sender that is refused a hundred times a second gets one in `quiet_s`,
+    with the number of those that were not told."""
+
+    def __init__(self, log: Log, event: str, quiet_s: float = 10.0) -> None:
+        self._log, self._event, self._quiet_s = log, event, quiet_s
+        self._told: dict[str, tuple[float, int]] = {}  # source -> (when, refused since)
+
+    def refuse(self, source: str, reason: str, now: float, *, expected: bool = False) -> None:
+        """One refusal at `now` (s); an `expected` one is detail for developers."""
+        told, since = self._told.get(source, (-self._quiet_s, 0))
+        if now - told < self._quiet_s:
+            self._told[source] = (told, since + 1)
+            return
+        self._told[source] = (now, 0)
+        tell = self._log.debug if expected else self._log.warning
+        tell(self._event, source=source, reason=reason, **({'refused_meanwhile': since} if since else {}))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (UTC, ISO 8601), level, component, event, fields."""
 

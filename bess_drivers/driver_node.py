@@ -27,6 +27,7 @@ from bess_core.convert import (
     meter_to_msg,
     site_time,
 )
+from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
@@ -395,7 +396,7 @@ class ConverterDriverNode(DriverNode):
         p = self.params
         self._gate = Gate(p.gate(), self.get_name())
         self._ordered = (nan, nan)  # last written (W, var)
-        self._refused = ''
+        self._refusals = Refusals(self.log, 'setpoint refused')
         self._stopping = False
         self._output: Any = None
         self._subscriptions_own = [self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint,
@@ -454,14 +455,9 @@ class ConverterDriverNode(DriverNode):
         reason = self._gate.offer(
             Setpoint(message.power, message.lease, message.source, message.sequence,
                      given if given > -inf else now, message.term, message.reactive_power), now)
-        kind = reason.split(' for another')[0]
-        if kind != self._refused:
-            self._refused = kind
-            if kind.endswith('inactive'):
-                self.log.debug('setpoint refused', source=message.source, reason=reason)
-            elif kind:
-                self.log.warning('setpoint refused', source=message.source, reason=reason)
-        if not reason:
+        if reason:
+            self._refusals.refuse(message.source, reason, now, expected=reason.endswith('inactive'))
+        else:
             self._step()
 
     def _on_gate_period(self, _: Tick) -> None:

@@ -21,6 +21,7 @@ from bess_core.clock import join_stamp
 from bess_core.context import NodeContext
 from bess_core.convert import battery_to_msg, battery_to_state, set_stamp, site_time, wall_stamp
 from bess_core.leases import LeaseHolder
+from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -66,7 +67,7 @@ class LogicalBatteryNode(BessNode):
         self.schedule = Schedule()
         self._journal: Journal | None = None
         self._leases = LeaseHolder(parameters.max_lease)
-        self._refused: dict[str, str] = {}
+        self._refusals = Refusals(self.log, 'setpoint refused')
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
@@ -195,7 +196,7 @@ class LogicalBatteryNode(BessNode):
 
     def _offer(self, message: Any, value: float, reactive: float, is_current: bool) -> None:
         if not self.is_active:
-            self._refuse(message.source, 'the battery is not active')
+            self._refusals.refuse(message.source, 'the battery is not active', self.clock.now(), expected=True)
             return
         now = self.clock.now()
         given = site_time(self.clock, message.header.stamp)
@@ -203,16 +204,9 @@ class LogicalBatteryNode(BessNode):
             value, message.lease, message.source, now, given=given if given > -inf else None,
             reactive_power=reactive, term=message.term, sequence=message.sequence, is_current=is_current)
         if reason:
-            self._refuse(message.source, reason)
+            self._refusals.refuse(message.source, reason, now)
             return
-        self._refused.pop(message.source, None)
         self.drive(now)
-
-    def _refuse(self, source: str, reason: str) -> None:
-        kind = reason.split(' for another', maxsplit=1)[0]
-        if self._refused.get(source) != kind:  # one line per kind of refusal, not one per message
-            self._refused[source] = kind
-            self.log.warning('setpoint refused', source=source, reason=reason)
 
     def _on_tick(self, _: Tick) -> None:
         now = self.clock.now()

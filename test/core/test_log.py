@@ -132,3 +132,18 @@ def test_setup_again_replaces_and_does_not_double(tmp_path: Path) -> None:
         log.setup(tmp_path, 'p', console='off')
     log.get('a').info('once')
     assert len(lines(tmp_path / 'p.jsonl')) == 1
+
+
+def test_a_stream_of_refusals_becomes_a_line_now_and_then() -> None:
+    lines: list[tuple[str, dict[str, object]]] = []
+
+    class Lines(log.Log):
+        def warning(self, event: str, **fields: object) -> None:
+            lines.append((event, fields))
+
+    refusals = log.Refusals(Lines('x'), 'setpoint refused', quiet_s=10.0)
+    for k in range(1500):
+        refusals.refuse('other', f'sequence {k} is too low', k * 0.01)
+    refusals.refuse('third', 'no', 15.0)
+    assert [(e, f['source']) for e, f in lines] == [('setpoint refused', 'other')] * 2 + [('setpoint refused', 'third')]
+    assert lines[1][1]['refused_meanwhile'] == 999
