@@ -21,7 +21,7 @@ from bess_core.values import (
 from bess_drivers.device import BadFrame, BadValue, Counters, NoAnswer, ReadOnlyError, Refused, Role
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues, as_number, signed
-from bess_drivers.sunspec.common import SIGNS, Heartbeat, check_params
+from bess_drivers.sunspec.common import SIGNS, Heartbeat, SunSpecParams, check_params
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 
 #: 802 State and SetOp
@@ -53,30 +53,9 @@ STOP_DISCHARGING = {'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'
 
 
 @dataclass(frozen=True)
-class SunSpecBatteryParams:
+class SunSpecBatteryParams(SunSpecParams):
     """Where the battery is and what its map leaves open."""
 
-    address: str = field(
-        default='', metadata={'unit': '', 'doc': 'Modbus address: tcp://host:port or rtu:/dev/...'}
-    )
-    unit: int = field(
-        default=1, metadata={'unit': '', 'min': 0, 'max': 255, 'doc': 'Modbus unit id'}
-    )
-    timeout_s: float = field(
-        default=0.5,
-        metadata={'unit': 's', 'min': 0.01, 'max': 60.0, 'doc': 'time-out of one request'},
-    )
-    base: str = field(
-        default='auto',
-        metadata={
-            'unit': '',
-            'doc': "register of the 'SunS' marker, or 'auto' to look at 40000, 0 and 50000",
-        },
-    )
-    max_registers: int = field(
-        default=125,
-        metadata={'unit': '', 'min': 8, 'max': 125, 'doc': 'largest read that the device answers'},
-    )
     current_sign: str = field(
         default='charge_positive',
         metadata={

@@ -1,13 +1,26 @@
-"""What the SunSpec drivers share: sign settings, parameter check, heartbeat."""
+"""What the SunSpec drivers share: address and map settings, signs, parameter check, heartbeat."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import isnan, nan
 from typing import Any
 
+from bess_core.params import param
+
 #: factor from the device's sign to ours (+ = charging)
 SIGNS = {'charge_positive': 1.0, 'discharge_positive': -1.0}
+
+
+@dataclass(frozen=True)
+class SunSpecParams:
+    """Where a SunSpec device is and how its map is read."""
+
+    address: str = param('', doc='Modbus address: tcp://host:port or rtu:/dev/...')
+    unit: int = param(1, doc='Modbus unit id', low=0, high=255)
+    timeout_s: float = param(0.5, 's', 'time-out of one request', low=0.01, high=60.0)
+    base: str = param('auto', doc="register of the 'SunS' marker, or 'auto' to look at 40000, 0 and 50000")
+    max_registers: int = param(125, doc='largest read that the device answers', low=8, high=125)
 
 
 def check_params(params: Any) -> None:

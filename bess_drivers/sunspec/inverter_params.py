@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bess_drivers.sunspec.common import SIGNS, check_params
+from bess_drivers.sunspec.common import SIGNS, SunSpecParams, check_params
 
 #: factor from the device's sign to ours (+ = charging; + var = into the converter, inductive)
 POWER_SIGNS = {'generation_positive': -1.0, 'charge_positive': 1.0}
@@ -13,30 +13,9 @@ LEGACY_CONTROLS = ('direct', 'forced', 'signed_limit')
 
 
 @dataclass(frozen=True)
-class SunSpecInverterParams:
+class SunSpecInverterParams(SunSpecParams):
     """Where the inverter is, its signs, and how an older one (models 123, 124) takes a power."""
 
-    address: str = field(
-        default='', metadata={'unit': '', 'doc': 'Modbus address: tcp://host:port or rtu:/dev/...'}
-    )
-    unit: int = field(
-        default=1, metadata={'unit': '', 'min': 0, 'max': 255, 'doc': 'Modbus unit id'}
-    )
-    timeout_s: float = field(
-        default=0.5,
-        metadata={'unit': 's', 'min': 0.01, 'max': 60.0, 'doc': 'time-out of one request'},
-    )
-    base: str = field(
-        default='auto',
-        metadata={
-            'unit': '',
-            'doc': "register of the 'SunS' marker, or 'auto' to look at 40000, 0 and 50000",
-        },
-    )
-    max_registers: int = field(
-        default=125,
-        metadata={'unit': '', 'min': 8, 'max': 125, 'doc': 'largest read that the device answers'},
-    )
     power_sign: str = field(
         default='generation_positive',
         metadata={
