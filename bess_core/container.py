@@ -26,6 +26,7 @@ from .ticker import RealTicker, SimTicker
 
 ALIVE_S = 0.05  # period of the call that keeps signals and stops quick
 RETRY_S = 2.0  # between attempts to bring up nodes that failed
+TELL_S = 0.25  # period of the sign of life to the supervisor
 PARENT_S = 1.0  # period of the look at the supervisor
 
 _ROS_LEVEL = {logging.DEBUG: 10, logging.INFO: 20, logging.WARNING: 30, logging.ERROR: 40, logging.CRITICAL: 50}
@@ -38,6 +39,8 @@ class Container:
                  clock: Clock | None = None, ticker: Any = None, ready_fd: int = -1) -> None:
         self.runtime = runtime
         self._ready_fd = ready_fd
+        if ready_fd >= 0:
+            os.set_blocking(ready_fd, False)
         self.site = site
         self.clock = clock or Clock()
         self.ticker = ticker or RealTicker(self.clock, runtime.post)
@@ -79,12 +82,16 @@ class Container:
             self._to_activate = [n for n in self._to_activate if n.trigger_activate() != SUCCESS]
             if not self._to_activate and not self._up:
                 self._up = True
-                if self._ready_fd >= 0:
-                    with suppress(BrokenPipeError):  # the supervisor is gone: `--supervised` ends this process
-                        os.write(self._ready_fd, b'1')
-                    os.close(self._ready_fd)
+                self.tell(b'1')
                 log.get(self.site.name).info('nodes active', process=self.ctx.group, nodes=len(self.nodes))
         return [n.get_name() for n in self._to_configure or self._to_activate]
+
+    def tell(self, sign: bytes) -> None:
+        """A byte for the supervisor: b'1' all nodes are up, b'.' the executor lives."""
+        if self._ready_fd >= 0:
+            # A full pipe (it is stopped) or a closed one (it is gone, `--supervised` sees to that) is no matter here.
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._ready_fd, sign)
 
     def close(self) -> None:
         """Deactivate and clean up in reverse order, so that safe setpoints still go out; then end."""
@@ -154,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--state', type=Path, required=True, help='folder for journals, logs, recordings')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override the site file')
     parser.add_argument('--bring-up', action='store_true', help='configure and activate the nodes in order')
-    parser.add_argument('--ready-fd', type=int, default=-1, help='file descriptor that gets a byte when all are up')
+    parser.add_argument('--ready-fd', type=int, default=-1, help='pipe to the supervisor, see Container.tell')
     parser.add_argument('--use-sim-time', action='store_true', help='follow the /clock topic')
     parser.add_argument('--supervised', action='store_true', help='end in order when the starting process is gone')
     parser.add_argument('--console', default='warning', choices=['off', *log.LEVELS], help='console log level')
@@ -193,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             alive.every(PARENT_S, lambda _: runtime.stop() if os.getppid() != parent else None)
         try:
             container.make(specs)
+            alive.every(TELL_S, lambda _: container.tell(b'.'))
             if args.bring_up:
                 container.bring_up()
                 alive.every(RETRY_S, lambda _: container.bring_up())

@@ -46,7 +46,8 @@ class Group:
     started: float = 0.0
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
     configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
-    ready_fd: int = -1  # a byte comes here when the process has brought all its nodes up
+    told_fd: int = -1  # pipe from the process: b'1' once all its nodes are up, b'.' as long as its executor lives
+    told_at: float = 0.0  # monotonic s of the last byte; 0 = none yet
 
 
 class Supervisor:
@@ -133,9 +134,9 @@ class Supervisor:
             group.configured = set()
             ready, told = os.pipe()
             os.set_blocking(ready, False)
-            if group.ready_fd >= 0:
-                os.close(group.ready_fd)
-            group.ready_fd = ready
+            if group.told_fd >= 0:
+                os.close(group.told_fd)
+            group.told_fd, group.told_at = ready, 0.0
             # An own session: Ctrl-C at the terminal reaches the supervisor only, which ends the groups in order.
             group.process = subprocess.Popen(
                 [*group.command, '--ready-fd', str(told)], start_new_session=True, pass_fds=(told,))
@@ -153,8 +154,7 @@ class Supervisor:
                 self.log.error('process died', process=group.name, code=code)
                 return
             now = time.monotonic()
-            if self._told_ready(group):
-                group.configured.update(group.nodes)
+            self._listen(group, now)
             missing = [n for n in group.nodes if n not in group.configured]
             if not missing and not group.active:
                 group.active = True
@@ -164,20 +164,26 @@ class Supervisor:
                 said_missing = True
                 self.log.error('nodes not up', process=group.name, nodes=missing, after_s=BRING_UP_S)
             # A process that has just started may need as long as bring-up takes to its first sign of life.
-            since = group.started + BRING_UP_S - self._timeout
-            silent = [n for n in group.nodes if now - group.last_seen.get(n, since) > self._timeout]
-            if silent and self.site.params.heartbeat > 0:
-                self.log.error('nodes are silent', process=group.name, nodes=silent, timeout_s=self._timeout)
+            stuck = now - (group.told_at or group.started + BRING_UP_S - self._timeout) > self._timeout
+            # A node is missed once it was heard: the middleware may discover its heartbeats seconds late.
+            silent = [n for n, seen in list(group.last_seen.items()) if now - seen > self._timeout]
+            if stuck or (silent and self.site.params.heartbeat > 0):
+                self.log.error('nodes are silent', process=group.name, nodes=silent or group.nodes,
+                               timeout_s=self._timeout)
                 return
             self._cancelled.wait(0.05)
 
     @staticmethod
-    def _told_ready(group: Group) -> bool:
-        """Whether the process said so, which is sooner than the middleware discovers its heartbeats."""
+    def _listen(group: Group, now: float) -> None:
+        """Take what the process says over its pipe: sooner than the middleware discovers its heartbeats."""
         try:
-            return os.read(group.ready_fd, 1) != b''
+            told = os.read(group.told_fd, 4096)
         except BlockingIOError:
-            return False
+            return
+        if told:
+            group.told_at = now
+        if b'1' in told:
+            group.configured.update(group.nodes)
 
     def _end(self, group: Group) -> None:
         process = group.process
