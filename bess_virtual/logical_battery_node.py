@@ -31,6 +31,7 @@ from .journal import Journal
 from .schedule import Request, Schedule
 
 PRUNE_S = 60.0
+STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
 RELEASE_TICKS = 5  # ticks for which zero is still sent after the last request ended
 
 
@@ -71,6 +72,7 @@ class LogicalBatteryNode(BessNode):
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
+        self._sound_at = -inf  # s, when the quality was OK last
         self._resting = 0  # ticks left for which zero is sent
         self._boundary = -inf  # wall s of the next change of the schedule
 
@@ -179,9 +181,12 @@ class LogicalBatteryNode(BessNode):
         self._watch_quality(reading)
 
     def _watch_quality(self, reading: BatteryReading) -> None:
+        now = self.clock.now()
         if reading.quality == Quality.OK:
+            self._sound_at = now
             self.clear_fault('battery.stale')
-        elif self.is_active and reading.time > -inf:
+        elif self.is_active and reading.time > -inf and (
+                reading.quality == Quality.INVALID or now - self._sound_at > STALE_FAULT_S):
             self.raise_fault('battery.stale', Severity.WARNING,
                              f'{Quality(reading.quality).name.lower()}: oldest value is '
                              f'{self.clock.now() - reading.time:.0f} s old; ' + '; '.join(reading.limit_reasons[:2]))
