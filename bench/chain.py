@@ -10,11 +10,11 @@ order in which it was sent, then what was posted. Delays and results are therefo
 from __future__ import annotations
 
 import time
-from math import isnan
 from typing import Any
 
 from bess_core.site import Site
-from bess_sim.conductor import TOLERANCE, TOLERANCE_W, VIOLATION_TICKS, simulated_specs
+from bess_sim.conductor import simulated_specs
+from bess_sim.limit_watch import LimitWatch
 from bess_sim.plant import Plant
 from bess_sim.plant_config import BenchConfig
 
@@ -53,9 +53,8 @@ class Chain:
             raise ValueError(f'the pure chain needs exactly one power manager, the site has {len(managers)}')
         self.manager = managers[0]
         self.batteries = self._of(Battery)
-        self.violations = 0
+        self.limits = LimitWatch()
         self._ticks = 0
-        self._beyond: dict[str, int] = {}
 
     def _of(self, kind: type[Any]) -> list[Any]:
         return [p for p in self.parts.values() if isinstance(p, kind)]
@@ -69,20 +68,8 @@ class Chain:
             plant.step(tick)
             loop.now = k * tick
             loop.run(k)
-            self._check()
-
-    def _check(self) -> None:
-        """Count powers beyond their limits, as the conductor does."""
-        for battery in self.batteries:
-            r = battery.reading
-            limit = r.max_charge_power if r.power > 0 else r.max_discharge_power
-            if isnan(r.power) or isnan(limit) or abs(r.power) <= limit * (1 + TOLERANCE) + TOLERANCE_W:
-                if self._beyond:
-                    self._beyond.pop(battery.name, None)
-                continue
-            count = self._beyond[battery.name] = self._beyond.get(battery.name, 0) + 1
-            if count == VIOLATION_TICKS + 1:
-                self.violations += 1
+            for battery in self.batteries:
+                self.limits.look(battery.name, battery.reading)
 
 
 def simulate_chain(site: Site, *, hours: float = 24.0, tick: float = 1.0) -> dict[str, Any]:
@@ -105,7 +92,7 @@ def simulate_chain(site: Site, *, hours: float = 24.0, tick: float = 1.0) -> dic
         'nodes_active': len(chain.parts),
         'control_ticks': chain.manager.ticks,
         'tick_jitter_p99_ms': None,
-        'limit_violations': chain.violations,
+        'limit_violations': chain.limits.violations,
         'faults': sorted(f'{c.name}/{a.id}' for c in chain._of(Converter) for a in c.gate.alarms),
         'energy_import_wh': round(meter.energy_import, 3),
         'energy_export_wh': round(meter.energy_export, 3),

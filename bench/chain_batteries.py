@@ -8,7 +8,7 @@ from bess_core.leases import LeaseHolder
 from bess_core.site import NodeSpec
 from bess_core.values import BatteryReading, ConverterReading
 from bess_virtual.aggregate import combine, split
-from bess_virtual.logical_battery_node import RELEASE_TICKS, Demand
+from bess_virtual.demand import Demand, Release
 from bess_virtual.partition import Expected, Partition, aged
 from bess_virtual.shares import Policy
 from bess_virtual.unit import Ages, UnitParams, limited, merge
@@ -25,7 +25,7 @@ class Battery:
         self.demand: Demand | None = None
         self._leases = LeaseHolder(spec.params.max_lease)
         self._posted = False
-        self._resting = 0
+        self._release = Release()
         self._last_drive = self._last_publish = -inf
         self._status = loop.topic(f'{spec.name}/status')
         loop.topic(f'{spec.name}/setpoint').append(self.on_setpoint)
@@ -81,16 +81,7 @@ class Battery:
         order = self._leases.current(now)
         demand = None if order is None else Demand(
             order.power, order.reactive_power, order.source, order.expires - now, order.term)
-        if demand is None and self.demand is not None:
-            self._resting = RELEASE_TICKS
-        if demand is None and self._resting > 0:
-            self._resting -= 1
-            source = self.demand.source if self.demand is not None else self.name
-            self.command(Demand(0.0, nan, source, 1.0), now)
-        else:
-            if demand is not None:
-                self._resting = 0
-            self.command(demand, now)
+        self.command(self._release.follow(self.demand, demand, self.name), now)
         self.demand = demand
 
 

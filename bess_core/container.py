@@ -171,11 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except site_module.SiteError as error:
         print(error, file=sys.stderr)
         return 2
-    specs = [
-        s
-        for s in site.nodes
-        if (not args.process or s.process == args.process) and (not args.node or s.name in args.node)
-    ]
+    specs = site.select(args.process, args.node)
     if not specs:
         print(f'{args.site}: no node in process {args.process!r}; processes: {", ".join(site.processes)}',
               file=sys.stderr)

@@ -88,6 +88,10 @@ class Site:
         """Process groups in order of first use."""
         return tuple(dict.fromkeys(n.process for n in self.nodes))
 
+    def select(self, process: str = '', names: Sequence[str] = ()) -> list[NodeSpec]:
+        """Nodes of a process group ('' = all), of these names (none = all), in bring-up order."""
+        return [n for n in self.nodes if (not process or n.process == process) and (not names or n.name in names)]
+
     def node(self, name: str) -> NodeSpec:
         """A node by name. Raises KeyError."""
         for spec in self.nodes:

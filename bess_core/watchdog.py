@@ -73,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except site_module.SiteError as error:
         print(error, file=sys.stderr)
         return 2
-    names = [n.name for n in site.nodes
-             if (not args.process or n.process == args.process) and (not args.node or n.name in args.node)]
+    names = [n.name for n in site.select(args.process, args.node)]
     if not names:
         print(f'{args.site}: no such node or process; processes: {", ".join(site.processes)}', file=sys.stderr)
         return 2

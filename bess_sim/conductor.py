@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,12 @@ from bess_core.runtime import Runtime
 from bess_core.site import NodeSpec, Site
 from bess_core.ticker import SimTicker
 
+from .limit_watch import LimitWatch
 from .plant import Plant
 from .plant_config import BenchConfig, parse_start
 from .plant_devices import bound
 
 TELEMETRY = ('recorder', 'dashboard')
-TOLERANCE_W, TOLERANCE = 50.0, 0.02
-VIOLATION_TICKS = 2  # beyond a limit for more ticks than order and answer take
 Progress = Callable[[float, float], None]
 
 #: Parameters that are durations, by what a slower tick means for them.
@@ -92,8 +90,7 @@ class Conductor:
         self._activity = -1
         self._posted: list[Callable[[], None]] = []
         self._ctx.post = self._posted.append
-        self.violations = 0
-        self._beyond: dict[str, int] = {}
+        self.limits = LimitWatch()
         self._batteries = [n for n in container.nodes if n.role == 'battery']
         self.error: BaseException | None = None
 
@@ -137,22 +134,11 @@ class Conductor:
             while (due := self._ticker.next_due()) is not None and due[0] <= now + 1e-9:
                 self._ticker.run(*due)
                 yield
-            self._check()
+            for node in self._batteries:
+                self.limits.look(node.name, node.reading)
             if self._progress is not None and time.monotonic() - told > 0.5:
                 told = time.monotonic()
                 self._progress(k / steps, now)
-
-    def _check(self) -> None:
-        for node in self._batteries:
-            r = node.reading
-            limit = r.max_charge_power if r.power > 0 else r.max_discharge_power
-            if isnan(r.power) or isnan(limit) or abs(r.power) <= limit * (1 + TOLERANCE) + TOLERANCE_W:
-                if self._beyond:
-                    self._beyond.pop(node.name, None)
-                continue
-            count = self._beyond[node.name] = self._beyond.get(node.name, 0) + 1
-            if count == VIOLATION_TICKS + 1:
-                self.violations += 1
 
 
 @contextmanager
@@ -209,7 +195,7 @@ def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 
             'nodes_active': sum(n.is_active for n in container.nodes),
             'control_ticks': sum(n.progress for n in container.nodes if n.role == 'manager'),
             'tick_jitter_p99_ms': None,
-            'limit_violations': conductor.violations,
+            'limit_violations': conductor.limits.violations,
             'faults': sorted({f'{n.get_name()}/{r.id}' for n in container.nodes for r in n.faults.records}),
             'energy_import_wh': round(meter.energy_import, 3),
             'energy_export_wh': round(meter.energy_export, 3),

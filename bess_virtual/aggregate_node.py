@@ -13,7 +13,8 @@ from bess_core.params import param
 from bess_core.values import BatteryReading, Severity
 
 from .aggregate import combine, split
-from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .demand import Demand
+from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isnan, nan
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sensor_msgs.msg import BatteryState
 
@@ -27,12 +27,12 @@ from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Quality, Severity
 
+from .demand import Demand, Release
 from .journal import Journal
 from .schedule import Request, Schedule
 
 PRUNE_S = 60.0
 STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
-RELEASE_TICKS = 5  # ticks for which zero is still sent after the last request ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +43,6 @@ class LogicalBatteryParams:
     max_age: float = param(2.0, 's', 'older values are STALE', low=0.05, high=3600.0)
     invalid_after: float = param(10.0, 's', 'older values are INVALID', low=0.1, high=86400.0)
     max_lease: float = param(60.0, 's', 'longest lease of a setpoint', low=0.1, high=3600.0)
-
-
-class Demand(NamedTuple):
-    """What is asked of a battery now. `power` in W, + = charging."""
-
-    power: float
-    reactive_power: float
-    source: str
-    lease: float  # s, how long the order below may last
-    term: int = 0
 
 
 class LogicalBatteryNode(BessNode):
@@ -73,7 +63,7 @@ class LogicalBatteryNode(BessNode):
         self._last_drive = -inf
         self._last_publish = -inf
         self._sound_at = -inf  # s, when the quality was OK last
-        self._resting = 0  # ticks left for which zero is sent
+        self._release = Release()
         self._boundary = -inf  # wall s of the next change of the schedule
 
     # -- what a kind of battery provides -----------------------------------------------------------
@@ -226,17 +216,7 @@ class LogicalBatteryNode(BessNode):
             return
         self._last_drive = now
         demand = self._wanted(now)
-        if demand is None and self.demand is not None:
-            self._resting = RELEASE_TICKS
-        if demand is None and self._resting > 0:
-            # Zero is said explicitly for a while: silence alone would leave the members to their leases.
-            self._resting -= 1
-            source = self.demand.source if self.demand is not None else self.name
-            self.command(Demand(0.0, nan, source, 1.0), now)
-        else:
-            if demand is not None:
-                self._resting = 0
-            self.command(demand, now)
+        self.command(self._release.follow(self.demand, demand, self.name), now)
         self.demand = demand
 
     def _wanted(self, now: float) -> Demand | None:

@@ -19,7 +19,8 @@ from bess_core.node import BessNode
 from bess_core.params import ParameterError, build, param
 from bess_core.values import BatteryReading, Severity
 
-from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .demand import Demand
+from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 from .partition import Expected, Partition, aged
 from .shares import Policy, Share, validate
 

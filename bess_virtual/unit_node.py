@@ -12,7 +12,8 @@ from bess_core.convert import battery_from_msg, converter_from_msg
 from bess_core.params import param
 from bess_core.values import BatteryReading, ConverterReading
 
-from .logical_battery_node import Demand, LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .demand import Demand
+from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 from .unit import Ages, UnitParams, dc_current_to_ac_power, limited, merge
 
 

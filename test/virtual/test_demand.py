@@ -1,0 +1,35 @@
+"""How asking ends: zero is said for a while, then nothing."""
+
+from __future__ import annotations
+
+from math import nan
+
+from bess_virtual.demand import RELEASE_TICKS, Demand, Release
+
+ASKED = Demand(1000.0, nan, 'manager', 2.0, 3)
+
+
+def test_what_is_wanted_is_passed_on() -> None:
+    assert Release().follow(None, ASKED, 'me') is ASKED
+
+
+def test_nothing_asked_from_the_start_says_nothing() -> None:
+    assert Release().follow(None, None, 'me') is None
+
+
+def test_zero_is_said_for_some_ticks_after_the_last_request() -> None:
+    release = Release()
+    said = [release.follow(ASKED, None, 'me')]
+    said += [release.follow(None, None, 'me') for _ in range(RELEASE_TICKS)]
+    assert [d.power for d in said if d] == [0.0] * RELEASE_TICKS
+    assert [d.source for d in said if d] == ['manager'] + ['me'] * (RELEASE_TICKS - 1)
+    assert said[-1] is None
+
+
+def test_a_new_request_ends_the_release() -> None:
+    release = Release()
+    release.follow(ASKED, None, 'me')
+    assert release.follow(None, ASKED, 'me') is ASKED
+    zero = release.follow(ASKED, None, 'me')
+    assert zero is not None
+    assert zero.power == 0.0
