@@ -7,6 +7,7 @@ from math import isnan, nan
 from typing import Any
 
 import pytest
+from test_virtual_nodes import BATTERY, CONVERTER, TICK, Below
 
 from bess.msg import BatteryStatus
 from bess.srv import CancelSchedule, ListSchedule, Reserve, ScheduleAt, ScheduleSetCurrent, ScheduleSetPower
@@ -18,8 +19,6 @@ from bess_virtual import reservation_node, scheduling_node
 from bess_virtual.aggregate_node import AggregateNode
 from bess_virtual.partition_node import PartitionChildNode, PartitionNode
 from bess_virtual.unit_node import UnitNode
-
-from test_virtual_nodes import BATTERY, CONVERTER, TICK, Below
 
 HALF = {'energy': 0.5, 'charge_power': 0.5, 'discharge_power': 0.5}
 
@@ -51,7 +50,8 @@ class Stack:
         graph.wait(lambda: all(n.reading.quality == Quality.OK and n.reading.max_charge_power > 0.0
                                and n.reading.members_usable == n.reading.members for n in self.nodes), 'all measure')
         if apart:
-            graph.wait(lambda: all(c.service_is_ready() for c in self.all.scheduling._clients.values()), 'members found')
+            clients = self.all.scheduling._clients.values()
+            graph.wait(lambda: all(c.service_is_ready() for c in clients), 'members found')
 
     def ask(self, battery: str, power: float, start: float, end: float, **values: Any) -> Any:
         """schedule_set_power; times in s from now."""
@@ -139,7 +139,8 @@ def test_a_dead_coordinator_leaves_nothing_behind(graph: Any, stack: Stack) -> N
 
 
 def test_hostile_reservations_are_refused(graph: Any, stack: Stack) -> None:
-    good = {'phase': 1, 'owner': 'x', 'hold': 1, 'hold_time': 1.0, 'keep_time': 1.0, 'times': [9e9, 9.1e9], 'powers': [1.0]}
+    good = {'phase': 1, 'owner': 'x', 'hold': 1, 'hold_time': 1.0, 'keep_time': 1.0, 'times': [9e9, 9.1e9],
+            'powers': [1.0]}
     for bad in ({'phase': 7}, {'owner': ''}, {'owner': 'x' * 257}, {'hold': 0}, {'hold_time': nan}, {'hold_time': 1e9},
                 {'keep_time': -1.0}, {'times': [2.0, 1.0]}, {'times': [nan, 1.0]}, {'powers': [float('inf')]},
                 {'powers': []}, {'powers': [1e9]}, {'powers': [-1e300]}):
@@ -459,7 +460,8 @@ def test_a_thousand_clients_at_once_are_all_answered_and_nothing_is_lost(graph: 
     assert took < 60.0
 
 
-def test_more_than_can_wait_are_refused_not_forgotten(graph: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_can_wait_are_refused_not_forgotten(
+        graph: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = stack.all.scheduling.turns
     kept: list[Any] = []
     monkeypatch.setattr(turns, '_limit', 5)
@@ -467,8 +469,8 @@ def test_more_than_can_wait_are_refused_not_forgotten(graph: Any, stack: Stack, 
     client = graph.peer.create_client(ScheduleSetPower, 'all/schedule_set_power', qos_profile=qos.SERVICE)
     graph.wait(client.service_is_ready, 'service')
     wall = graph.clock.wall()
-    futures = [client.call_async(ScheduleSetPower.Request(power=1.0, start=wall_stamp(wall + 60), end=wall_stamp(wall + 70)))
-               for _ in range(9)]
+    request = ScheduleSetPower.Request(power=1.0, start=wall_stamp(wall + 60), end=wall_stamp(wall + 70))
+    futures = [client.call_async(request) for _ in range(9)]
     graph.wait(lambda: sum(f.done() for f in futures) == 4, 'four too many')
     assert all('too many' in f.result().message for f in futures if f.done())
     kept[0]()
@@ -479,7 +481,8 @@ def test_more_than_can_wait_are_refused_not_forgotten(graph: Any, stack: Stack, 
 @pytest.mark.parametrize(('values', 'reason'), [
     ({'request_id': 'x' * 129}, 'at most 128'), ({'request_id': 'a\nb'}, 'cannot be printed'),
     ({'request_id': '\x1b[2J'}, 'cannot be printed'), ({'source': 'y' * 65}, 'at most 64'),
-    ({'source': '\u202e'}, 'cannot be printed'), ({'power': nan}, 'not a finite'), ({'power': float('inf')}, 'not a finite'),
+    ({'source': '\u202e'}, 'cannot be printed'), ({'power': nan}, 'not a finite'),
+    ({'power': float('inf')}, 'not a finite'),
     ({'power': 1e308}, 'outside'), ({'power': -1e308}, 'outside')])
 def test_hostile_names_and_sizes(graph: Any, stack: Stack, values: dict[str, Any], reason: str) -> None:
     answer = stack.ask('all', **{'power': 10.0, 'start': 10.0, 'end': 20.0, **values})
