@@ -58,6 +58,7 @@ class Scheduling(Reservations):
         self._answered: dict[str, Request] = {}
         self._waiting: dict[str, list[Callable[[Any], None]]] = {}  # by request id, while it is being admitted
         self._unsaved: set[int] = set()
+        self.services: list[Any] = []
         self._lowest_wall: deque[tuple[float, float]] = deque()  # (site time, wall time) of the last hour
 
     def open(self) -> None:
@@ -97,9 +98,9 @@ class Scheduling(Reservations):
         if self._committer is not None:
             self._committer.close()
             self._committer = None
-        for service in getattr(self, 'services', []):
+        for service in self.services:
             self.node.destroy_service(service)
-        self.services: list[Any] = []
+        self.services = []
         super().close()
 
     # -- requests ------------------------------------------------------------------------------------
