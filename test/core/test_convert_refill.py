@@ -29,7 +29,7 @@ def draw(kind: Any, rng: random.Random) -> Any:
     for f in fields(kind):
         if f.name in NOT_SENT:
             continue
-        if f.name in ('time', 'newest'):
+        if f.name in ('time', 'newest', 'next_change'):
             values[f.name] = rng.choice([-math.inf, float(rng.randrange(1000))])
         elif f.name in ENUMS:
             values[f.name] = rng.choice(list(ENUMS[f.name]))
