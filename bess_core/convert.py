@@ -95,6 +95,15 @@ def wall_stamp(wall: float) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
+def _set_wall(time: Time, wall: float) -> None:
+    """Make `time` the stamp of an absolute time, in place; zero for NaN."""
+    sec, nanosec = split_stamp(wall)
+    if time.sec != sec:
+        time.sec = sec
+    if time.nanosec != nanosec:
+        time.nanosec = nanosec
+
+
 def site_time(clock: Clock, time: Time) -> float:
     """Site time of a stamp; -inf for the zero stamp."""
     sec, nanosec = time.sec, time.nanosec
@@ -119,6 +128,7 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
     message = BatteryStatus() if into is None else into
     _fill_header(message.header, clock, reading.time, name)
     set_stamp(message.newest_stamp, clock, reading.newest)
+    _set_wall(message.next_change, reading.next_change)
     _BATTERY_FLOATS.fill(message, reading)
     _BATTERY_INTS.fill(message, reading)
     if message.setpoint_source != reading.setpoint_source:

@@ -101,11 +101,15 @@ class BatteryReading:
     cell_voltage_max_index: int = -1
     energy_charged: float = nan
     energy_discharged: float = nan
+    lead_time: float = nan  # s
     setpoint: float = nan
     setpoint_source: str = ''
     members: int = 1
     members_usable: int = 1
     limit_reasons: list[str] = field(default_factory=list)
+    # Of this battery's own plan; not taken from a received status.
+    next_power: float = nan  # W
+    next_change: float = nan  # absolute s; NaN = no change is planned
     # Not in BatteryStatus: cell level (topic ~/cells) and device alarms (faults).
     cells: tuple[float, ...] = ()  # V
     temperatures: tuple[float, ...] = ()  # degC

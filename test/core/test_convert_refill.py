@@ -20,7 +20,7 @@ CASES = {
     'meter': (MeterReading, MeterStatus, convert.meter_to_msg, convert.meter_from_msg),
 }
 ENUMS = {'quality': Quality, 'mode': Mode, 'contactor': Contactor, 'state': ConverterState}
-NOT_SENT = {'cells', 'temperatures', 'balancing', 'alarms'}
+NOT_SENT = {'cells', 'temperatures', 'balancing', 'alarms', 'next_power', 'next_change'}
 
 
 def draw(kind: Any, rng: random.Random) -> Any:
