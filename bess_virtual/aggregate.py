@@ -150,14 +150,14 @@ def split(
         views = [view(r, now, max_age, invalid_after) for r in members]
         energy, headroom = [m.energy for m in views], [m.headroom for m in views]
         discharge, charge = [m.discharge_power for m in views], [m.charge_power for m in views]
-    weights = _weights(headroom, charge), _weights(energy, discharge)
+    weights = known_weights(headroom, charge), known_weights(energy, discharge)
     low = [-p for p in discharge]
     if zones is not None and any(zones):
         return allocate_in_bands(power, *weights, low, charge, zones, minimum=minimum, present=present)
     return allocate(power, *weights, low, charge, exclusion=minimum, running=running)
 
 
-def _weights(energies: list[float], limits: list[float]) -> list[float]:
+def known_weights(energies: list[float], limits: list[float]) -> list[float]:
     """Energies; where unknown, limit times the mean duration of those that are known."""
     if not isnan(sum(energies)):
         return energies

@@ -21,8 +21,8 @@ from bess_virtual.member import common_contactor, common_mode
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 _UNUSED = ('setpoint', 'setpoint_source', 'limit_reasons', 'missing', 'cells', 'temperatures', 'balancing', 'alarms',
-           'cell_voltage_min_index', 'cell_voltage_max_index', 'members', 'members_usable', 'balance_power', 'soc_spread',
-           'voltage_spread', 'current_spread', 'expected_energy_full', 'expected_charge_power',
+           'cell_voltage_min_index', 'cell_voltage_max_index', 'members', 'members_usable', 'balance_power',
+           'soc_spread', 'voltage_spread', 'current_spread', 'expected_energy_full', 'expected_charge_power',
            'expected_discharge_power', 'lead_time', 'next_power', 'next_change')
 NAMES = tuple(f.name for f in fields(BatteryReading) if f.name not in _UNUSED)
 SPLIT_NAMES = ('time', 'quality', 'mode', 'contactor', 'voltage', 'charge', 'charge_full', 'energy', 'energy_full',
