@@ -134,7 +134,8 @@ def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
     return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
         site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
-        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons), list(message.missing))
+        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons),
+        list(message.missing))
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import isnan, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from test_virtual_nodes import CONVERTER, TICK, Below, Kind
 
 from bess.msg import BatteryStatus
 from bess.srv import GetStatus, SetContactor
-from bess_core import qos
+from bess_core import qos, site
 from bess_core.values import BatteryReading, Contactor, Mode, Quality
 from bess_virtual import pack
 from bess_virtual.pack_node import BmsPackNode, PackNode
@@ -262,3 +264,43 @@ def test_a_pack_of_batteries_takes_orders_and_schedules(graph: Any) -> None:
     graph.wait(lambda: kind.ordered == pytest.approx(5.0 * kind.statuses[-1].voltage, rel=1e-3), 'scheduled current')
     with pytest.raises(ValueError, match='3 modules cannot form strings of 2'):
         node.set_members(['a1', 'a2', 'b1'])
+
+
+# -- site file ---------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / 'docs' / 'virtual_batteries.md'
+
+
+def example() -> str:
+    found = re.search(r'^```yaml\n(site:.*?)^```', PAGE.read_text(encoding='utf-8'), re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_site_of_the_page_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / 'barn.yaml'
+    path.write_text(example(), encoding='utf-8')
+    loaded = site.load(path)
+    assert loaded.node('cells').role == 'bms'
+    order = [n.name for n in loaded.nodes]
+    assert order.index('bms_4') < order.index('cells') < order.index('barn_battery') < order.index('all')
+    assert loaded.node('all').params.exclusion_zones == {'barn_battery': [[-900, -700]]}
+
+
+@pytest.mark.parametrize(('old', 'new', 'text'), [
+    ('series: 2', 'series: 3', 'cells: 4 modules cannot form strings of 3'),
+    ('series: 2', 'series: 0', 'series: 0 is out of range'),
+    ('members: [bms_1, bms_2, bms_3, bms_4]', 'members: [bms_1, bms_1]', "'bms_1' is named twice"),
+    ('type: bms_pack', 'type: pack', "'bms_1' is a bms, not a battery"),
+    ('members: [barn_battery, house_battery]', 'members: [barn_battery, cells]', "'cells' is a bms, not a battery"),
+    ('bms: cells', 'bms: bms_1', "'bms_1' is already used by"),
+    ('[[-900, -700]]', '[[-900, 700]]', 'contains 0 W'),
+    ('minimum_power: [150.0, 100.0]', 'minimum_power: [150.0]', 'minimum_power needs one value per member'),
+])
+def test_mistakes_are_named_with_their_line(old: str, new: str, text: str, tmp_path: Path) -> None:
+    assert old in example()
+    path = tmp_path / 'barn.yaml'
+    path.write_text(example().replace(old, new), encoding='utf-8')
+    with pytest.raises(site.SiteError) as caught:
+        site.load(path)
+    assert any(text in m and re.match(rf'{path}:\d+: ', m) for m in caught.value.messages), caught.value.messages
