@@ -20,6 +20,7 @@ from . import zones
 from .aggregate import FEW, combine, split
 from .allocation import Allocation
 from .balancing import RESTART, Goal, Transfer, equalise, problem
+from .counters import Counter
 from .demand import RELEASE_TICKS, Demand, Release
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 from .member import view
@@ -84,6 +85,7 @@ class GroupNode(LogicalBatteryNode):
         self._listeners: dict[str, Any] = {}
         self._leaving: dict[str, tuple[SetpointSender, int]] = {}
         self._shares: list[float] = []
+        self._charged, self._discharged = Counter(), Counter()
         self._shortfall = ''
         self._fresh = -1  # members that were young enough when measured last
         self._deferred: Handle | None = None
@@ -133,6 +135,8 @@ class GroupNode(LogicalBatteryNode):
                 sender.close()
             self.destroy_subscription(self._listeners.pop(name))
             del self._members[name], self._last_good[name]
+            self._charged.forget(name)
+            self._discharged.forget(name)
         for name in names:
             if name not in self._members:
                 self._join(name)
@@ -153,6 +157,8 @@ class GroupNode(LogicalBatteryNode):
         if name not in self._members:
             return  # it has left, this was still under way
         reading = self._members[name] = battery_from_msg(message, self.clock)
+        self._charged.see(name, reading.energy_charged)
+        self._discharged.see(name, reading.energy_discharged)
         if (reading.quality == Quality.OK and reading.contactor != Contactor.OPEN
                 and reading.mode not in (Mode.FAULT, Mode.OFF)):
             self._last_good[name] = reading
@@ -176,6 +182,8 @@ class GroupNode(LogicalBatteryNode):
         """All members combined."""
         self._fresh = self._count_fresh(now)
         reading = self.combined(now)
+        reading.energy_charged = self._charged.total(self._members)
+        reading.energy_discharged = self._discharged.total(self._members)
         if self._shortfall:
             reading.limit_reasons.insert(0, self._shortfall)
         return reading

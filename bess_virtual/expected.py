@@ -42,8 +42,9 @@ def pace(limits: ArrayLike, energies: ArrayLike, plain_sum: bool) -> float:
     known = e > 0
     if plain_sum or not known.any():
         return total
-    together = float(e[known].sum()) * float((p[known] / e[known]).min())
-    return min(together + float(p[np.isnan(e)].sum()), total)
+    with np.errstate(over='ignore'):
+        rate = float((p[known] / e[known]).min())
+    return min(float(e[known].sum()) * rate + float(p[np.isnan(e)].sum()), total)
 
 
 def expect(values: Sequence[tuple[float, float, float]], energies: Sequence[float], plain_sum: bool) -> Expected:

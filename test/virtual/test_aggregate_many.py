@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from itertools import product
@@ -16,10 +17,12 @@ from bess_core.values import BatteryReading, Contactor, Mode, Quality
 from bess_virtual import aggregate
 from bess_virtual.aggregate import combine, split
 from bess_virtual.balancing import Goal, equalise, problem
+from bess_virtual.counters import Counter
 from bess_virtual.member import view
 from bess_virtual.reasons import limited_list
 from bess_virtual.zones import allocate_in_bands, allowed, bands, parse
 
+EXAMPLES = 5000 if os.environ.get('BESS_SOAK') else 150
 AGES = {'now': 100.0, 'max_age': 2.0, 'invalid_after': 10.0}
 any_value = st.one_of(st.just(nan), st.just(0.0), st.floats(1e-3, 1e5))
 readings = st.builds(
@@ -42,7 +45,7 @@ def battery(energy, full, charge=1000.0, discharge=1000.0, **fields):
                           max_discharge_power=discharge, **fields)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(readings, min_size=1, max_size=20), st.sampled_from(['together', 'sum']), st.floats(-1e5, 1e5))
 def test_columns_and_objects_give_the_same(members, limit, power):
     few, many = aggregate.FEW, None
@@ -83,6 +86,18 @@ def test_lists_of_reasons_are_bounded_and_say_so():
     assert limited_list(['a', 'b'], 3) == ['a', 'b']
     assert limited_list(list('abcd'), 3) == ['a', 'b', 'and 2 more']
     assert limited_list(list('abc'), 3, 5) == ['a', 'b', 'and 6 more']
+
+
+@given(st.lists(st.tuples(st.sampled_from('abc'), st.one_of(st.just(nan), st.floats(0, 1e6))), max_size=30))
+def test_a_counter_never_falls_once_it_is_known(news):
+    counter, before = Counter(), -inf
+    for member, value in news:
+        counter.see(member, value)
+        total = counter.total('abc')
+        assert isnan(total) or total >= before
+        before = before if isnan(total) else total
+    counter.forget('a')
+    assert counter.total('bc') >= before or isnan(counter.total('bc')) or before == -inf
 
 
 # -- expected and current values ---------------------------------------------------------------------
@@ -134,7 +149,7 @@ zone = st.tuples(zone_edges, st.booleans()).map(lambda z: z[0] if z[1] else (-z[
 small_battery = st.builds(battery, st.floats(0, 5000), st.just(5000.0), st.floats(0, 2000), st.floats(0, 2000))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(st.tuples(small_battery, st.lists(zone, max_size=2), st.sampled_from([0.0, 0.0, 200.0])),
                 min_size=1, max_size=25), st.floats(-2e4, 2e4))
 def test_no_two_members_work_against_each_other_and_zones_hold(members, power):
@@ -153,7 +168,7 @@ def test_no_two_members_work_against_each_other_and_zones_hold(members, power):
                 assert p == 0 or abs(p) >= m * (1 - 1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(50, 1500), st.lists(zone, max_size=2)),
                 min_size=1, max_size=4), st.floats(1, 4000))
 def test_zones_carry_the_most_that_any_choice_of_bands_can(members, power):
@@ -196,7 +211,7 @@ def transfer(members, shares, power=400.0, tolerance=0.02, **options):
     return equalise(Goal(power, tolerance), [view(m, **AGES) for m in members], shares, **options)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(small_battery, min_size=1, max_size=8), st.floats(-8000, 8000), st.floats(0, 3000))
 def test_equalisation_nets_to_zero_within_budget_and_limits(members, power, budget):
     shares = split(power, members, **AGES).powers.tolist()

@@ -92,6 +92,29 @@ def test_a_member_that_hangs_with_old_values_moves_its_share_and_says_so_at_once
     assert graph.clock.now() - stuck - TICK['max_age'] < 2 * TICK['period'] + 0.1
 
 
+def test_the_energy_counter_does_not_jump_when_members_change_or_restart(graph: Any) -> None:
+    kind, (a, b) = make(graph, ['a', 'b'])
+    assert isnan(kind.statuses[-1].energy_charged), 'not known'
+    a.set(energy_charged=1000.0, energy_discharged=10.0)
+    b.set(energy_charged=500.0, energy_discharged=20.0)
+    counted = lambda wh: graph.wait(  # noqa: E731
+        lambda: kind.statuses[-1].energy_charged == pytest.approx(wh), lambda: str(kind.statuses[-1].energy_charged))
+    counted(1500.0)
+    b.set(energy_charged=0.0)
+    graph.settle(0.15)
+    counted(1500.0)
+    b.set(energy_charged=7.0)
+    counted(1507.0)
+    c = Below(graph, 'c', replace(BATTERY, energy_charged=9e5, energy_discharged=1e5))
+    kind.node.set_members(['a', 'c'])
+    graph.wait(lambda: kind.node._members['c'].energy_charged == 9e5, 'the new one')
+    graph.settle(0.1)
+    counted(1507.0)
+    c.set(energy_charged=9e5 + 3.0)
+    counted(1510.0)
+    assert kind.statuses[-1].energy_discharged == pytest.approx(30.0)
+
+
 def test_what_cannot_be_served_is_said_in_the_status_while_it_lasts(graph: Any) -> None:
     kind, _ = make(graph, ['a', 'b'], minimum_power=[500.0, 500.0])
     kind.ask(300.0, lease=60.0)
