@@ -41,7 +41,14 @@ def zones_of(name: str, value: Any) -> list[Zone]:
         if low < 0.0 < high:
             raise ValueError(f'exclusion_zones.{name}: {zone!r} contains 0 W; a member must be able to stop')
         zones.append((low, high))
-    return sorted(zones)
+    merged: list[Zone] = []
+    for low, high in sorted(zones):
+        # One power between two zones is no place to run at: zones that touch are one; except at zero.
+        if merged and low <= merged[-1][1] and low != 0.0:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def parse(zones: Mapping[str, Any], members: Sequence[str]) -> dict[str, list[Zone]]:
