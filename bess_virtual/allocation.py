@@ -25,6 +25,10 @@ FEW = 12
 """Up to this many members plain floats are faster than arrays; the results are the same."""
 
 
+LIGHTEST = 1e-12
+"""A smaller weight relative to the heaviest counts as this: what is below is lost in rounding."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Who does what. `powers.sum() == granted` to 1e-9 relative; `residual` = asked - granted."""
@@ -82,7 +86,8 @@ def allocate(
     if not isfinite(scale):
         raise ValueError('a weight is infinite')
     if scale > 0:
-        weights = weights / scale  # keeps sums and ratios within range for any unit
+        # Relative to the heaviest, so that sums and ratios stay within range for any unit.
+        weights = np.where(weights > 0, np.fmax(weights / scale, LIGHTEST), 0.0)
     caps = np.where(weights > 0, caps, 0.0)
     if exclusion is None:
         magnitudes, granted = fill(abs(power), weights, caps)
@@ -111,6 +116,7 @@ def _allocate_few(power: float, weights: list[float], limits: list[float]) -> Al
     heaviest = max([w for w in weights if w > 0.0], default=0.0)
     if heaviest == inf:
         raise ValueError('a weight is infinite')
+    weights = [max(w, LIGHTEST * heaviest) if w > 0.0 else w for w in weights]
     caps = [c * sign if w > 0.0 and c * sign > 0.0 else 0.0 for w, c in zip(weights, limits, strict=True)]
     reachable = sum(caps)
     if asked >= reachable:
