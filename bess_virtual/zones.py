@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .allocation import Allocation, FloatArray, allocate, fill_between, shortfall
+from .allocation import LIGHTEST, Allocation, FloatArray, allocate, fill_between, shortfall
 
 EXACT_CHOICES = 4096
 STAY = 0.25  # W/W: how much nearer another band must be before a member leaves the one it runs in
@@ -121,7 +121,7 @@ def allocate_in_bands(
     granted = min(asked, float(caps.sum()))
     safe = np.array([w if w > 0 else 0.0 for w in weights])
     if safe.size and safe.max() > 0:
-        safe = safe / safe.max()
+        safe = np.where(safe > 0, np.fmax(safe / safe.max(), LIGHTEST), 0.0)
     powers = floors.copy()
     moving = (caps > floors) & (safe > 0)
     rest = granted - float(floors[~moving].sum())
