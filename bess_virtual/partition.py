@@ -99,6 +99,7 @@ class Partition:
         self.period = OpenPeriod()
         self.closed: list[Record] = []  # to be stored by the owner, who empties the list
         self.source_in = self.source_out = 0.0  # Wh through the source's terminals, as booked
+        self.booked = 0.0  # Wh, in and out together, that power gave in the period that was closed last
         self.counter_resets = 0
         self._source = BatteryReading()
         self.names: list[str] = []
@@ -200,6 +201,7 @@ class Partition:
         if self.ledgers is None or not isfinite(period.start):
             return
         record = period.record(self.names, self.ledgers, self._energy, wall)
+        self.booked = fsum(s[0] + s[1] for s in period.sums.values())
         for name, ledger in zip(self.names, self.ledgers, strict=True):  # the source's counter is right
             booked = period.sums.get(name, (0.0, 0.0))
             more_in = record.rows[name].taken / 1000 - booked[0]
