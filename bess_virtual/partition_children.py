@@ -17,6 +17,7 @@ from bess_virtual.partition import Partition
 from bess_virtual.partition_reading import EMPTY_WH
 from bess_virtual.shares import (
     COLUMNS,
+    REMOVED,
     SUM_TOLERANCE,
     UNASSIGNED,
     Share,
@@ -38,6 +39,8 @@ def add_child(partition: Partition, name: str, share: Share, donor: str = '', wa
     `wall` (s since the epoch) is the time for the statements. Raises ValueError, and nothing has changed.
     """
     shares = shares_of(partition)
+    if name in (UNASSIGNED, REMOVED):
+        raise ValueError(f'a child cannot have the name {name!r}')
     if name in shares:
         raise ValueError(f'there is a child {name!r} already')
     if len(shares) >= MAX_CHILDREN:
@@ -140,7 +143,7 @@ def _change(partition: Partition, shares: dict[str, Share], name: str, share: Sh
             gives, has = getattr(change, column), getattr(shares[partner], column)
             if gives > has + SUM_TOLERANCE:
                 raise ValueError(f'{partner!r} has {has:.6g} of the {column}, {gives:.6g} are needed')
-        after[partner] = _sum(shares[partner], change, 1.0)
+        after[partner] = _sum(shares[partner], change, -1.0)
     problems = validate(list(after), list(after.values()), partition.policy)
     if partition.expected is not None:
         problems += broken_promises(list(after.values()), partition.expected.max_charge_power,

@@ -7,6 +7,7 @@ node with the full contract, made by the same entry of the site file, or while t
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from math import fsum, inf, nan
 from typing import Any, ClassVar
@@ -343,6 +344,8 @@ def end_child(ctx: NodeContext, node: PartitionChildNode) -> None:
     if ctx.remove_node is not None:
         ctx.remove_node(node)
     node.destroy_node()
+    del node
+    gc.collect()  # it lies in reference cycles: until they are collected its services stay on the graph
 
 
 __all__ = ['ChildParams', 'PartitionChildNode', 'PartitionNode', 'PartitionParams', 'ShareParams']
