@@ -30,6 +30,7 @@ from .partition_params import ChildParams, PartitionParams, ShareParams
 SAVE_S = 10.0
 LOOK_S = 0.5  # between looks whether the source is silent
 TELL_S = 1.0  # between ledger messages
+COLLECT_S = 0.5  # after the end of a node
 HOLD_TICKS = 3.0  # ticks of the children that an order to the source lasts at least, while any child asks
 DRIFT_WH, DRIFT_FRACTION = 100.0, 0.05  # what counter and integrated power may differ by in one period
 
@@ -344,8 +345,14 @@ def end_child(ctx: NodeContext, node: PartitionChildNode) -> None:
     if ctx.remove_node is not None:
         ctx.remove_node(node)
     node.destroy_node()
-    del node
-    gc.collect()  # it lies in reference cycles: until they are collected its services stay on the graph
+
+    def collect(_: object) -> None:
+        sweep.cancel()
+        gc.collect()
+
+    # It lies in reference cycles: until they are collected its services stay on the graph. A little later, because
+    # executor and callers still hold it now.
+    sweep = ctx.ticker.every(COLLECT_S, collect)
 
 
 __all__ = ['ChildParams', 'PartitionChildNode', 'PartitionNode', 'PartitionParams', 'ShareParams']
