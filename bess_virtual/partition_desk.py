@@ -121,7 +121,7 @@ class PartitionDesk:
             period.begin(last.end, partition.names, last.rows)
 
     def save(self, *, wait: bool = False) -> str:
-        """Write what is new; returns what went wrong when `wait`, else the next call tries again."""
+        """Write what is new; returns what went wrong when `wait`; else the next call hears it and tries again."""
         if self._job is not None and (wait or self._job.done()):
             self._written(self._job)
         if self._job is not None:
@@ -131,11 +131,7 @@ class PartitionDesk:
         state = {'site_children': _plain(self._node.params.shares()), 'source': self._node.params.source,
                  'partition': to_dict(self._partition)}
         job = self._job = self._worker.submit(self._write, self._unstored.copy(), state)
-        if wait:
-            return self._written(job)
-        job.add_done_callback(lambda f: self._node.ctx.post(
-            lambda: self._node._guarded(self._written, f) if f is self._job else None))
-        return ''
+        return self._written(job) if wait else ''
 
     def _write(self, records: list[Record], state: dict[str, Any]) -> tuple[int, str]:
         done = 0
