@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bess_virtual.partition_node import PartitionChildNode, PartitionNode
 
 
 @pytest.fixture(autouse=True)
-def host(graph: Any) -> None:
+def host(graph: Any) -> Iterator[None]:
     """What a container offers: nodes made and ended while it runs."""
     def add(node: Any) -> None:
         graph.ctx.nodes[node.get_name()] = node
@@ -29,6 +30,10 @@ def host(graph: Any) -> None:
         graph.runtime.executor.remove_node(node)
 
     graph.ctx.add_node, graph.ctx.remove_node = add, remove
+    yield
+    # What is still queued in the executor when it ends is never freed, and would haunt the graph of the next test.
+    graph.ticker.stop()
+    graph.settle(0.05)
 
 
 def add(graph: Any, name: str, share: float = 0.2, donor: str = '', **fields: float) -> Any:
