@@ -23,9 +23,9 @@ from bess_core.values import BatteryReading, Quality, Severity
 from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, SetpointSender
 from .partition import aged
-from .partition_answers import ledger_state
-from .partition_desk import PartitionDesk
-from .partition_params import ChildParams, PartitionParams, ShareParams
+from .partition_answers_node import ledger_state
+from .partition_desk_node import PartitionDesk
+from .partition_params_node import ChildParams, PartitionParams, ShareParams
 
 SAVE_S = 10.0
 LOOK_S = 0.5  # between looks whether the source is silent

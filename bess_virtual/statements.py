@@ -182,7 +182,7 @@ class OpenPeriod:
         stored = allocate(milli(fsum(held)), held, fractions)
         rows = {}
         for i, name in enumerate(names):
-            row = Row(*(column[i] for column in spread), stored=stored[i])
+            row = Row._make([*(column[i] for column in spread), 0, stored[i]])
             rows[name] = row._replace(correction=stored[i] - self.stored.get(name, 0) - row.net + row.lost)
         counters = (*self.counter_start, *self.counter_last) if self.has_counters else None
         return Record(self.sequence, self.start, max(end, self.start), rows, counters, self.gap, final)

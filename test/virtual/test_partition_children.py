@@ -329,3 +329,58 @@ def test_a_damaged_state_is_refused_as_a_whole(damage):
     state = {**to_dict(three()), **damage} if damage else {}
     with pytest.raises(ValueError, match='.'):
         from_dict(state)
+
+
+# measured vectors of the facts, sections 6.5, 12.3 and 13.2 (there discharge is positive, here it is negative)
+
+
+@pytest.mark.parametrize(('policy', 'requests', 'delivered', 'expected'), [
+    (Policy.PROPORTIONAL, [-1000, -1500], -2302, [-921, -1381]),  # exp 3
+    (Policy.RESERVED, [-2000, -1500], -3167, [-2000, -1167]),  # exp 4: s1 without loss, s2 bears all
+    (Policy.RESERVED, [-2000, -1500], -3139, [-2000, -1139]),
+    (Policy.PROPORTIONAL, [-2000, 1000], -1900, [-2000, 100]),  # exp 3 while it ramps: not -3800/+1900
+    (Policy.PROPORTIONAL, [-20, 10], -19, [-20, 1])])
+def test_attribution_as_measured(policy, requests, delivered, expected):
+    parts = attribute(policy, requests, delivered, [5000] * 2, [5000] * 2, fractions=[0.6, 0.4])
+    assert parts == pytest.approx(expected, abs=1)
+
+
+def test_the_source_is_told_at_every_boundary_of_every_child():
+    """Facts 6.5: 10 A over 0.5-3 s and 5 A over 2-4.5 s gives 10, 15, 5, 0 (one version lost the 5)."""
+    from bess_virtual.schedule import Schedule
+
+    p = Partition({'s1': Share.equal(0.5), 's2': Share.equal(0.5)}, Policy.PROPORTIONAL, RATED)
+    p.refresh(source(), {}, 0)
+    schedules = {'s1': Schedule(), 's2': Schedule()}
+    assert schedules['s1'].add(-10.0, 0.5, 3.0, now=0)[0] and schedules['s2'].add(-5.0, 2.0, 4.5, now=0)[0]
+    told = []
+    for t in (0.0, 0.5, 2.0, 3.0, 4.5):
+        running = {n: s.at(t) for n, s in schedules.items()}
+        told.append(p.net_request({n: r.value for n, r in running.items() if r}).source_power)
+    assert told == [0, -10, -15, -5, 0]
+
+
+def test_a_small_child_is_empty_when_its_energy_says_so():
+    """Facts 6.5: a child was empty after 6 s and its source went on until 18 s; here both stop together."""
+    p = Partition({'small': Share(0.001, 0.5, 0.5), 'big': Share(0.999, 0.5, 0.5)}, Policy.PROPORTIONAL, RATED)
+    energy = 10_000.0
+    p.refresh(source(energy), {}, 0)
+    stopped = None
+    for k in range(36):
+        net = p.net_request({'small': -1800.0}, horizon=1.0)
+        if stopped is None and net.source_power == 0.0:
+            stopped = k
+        energy += net.source_power / 3600
+        p.refresh(source(energy, net.source_power), net.granted, 1.0)
+    assert stopped == 20  # 10 Wh at 1800 W
+    assert p.ledgers[0].energy == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize('policy', list(Policy))
+def test_more_deficit_than_all_children_have_is_no_crash(policy):
+    """Facts 12.3, no. 30: an unsigned index ran below 0."""
+    p = Partition({'a': Share.equal(0.5), 'b': Share.equal(0.5)}, policy, RATED)
+    p.refresh(source(), {}, 0)
+    r = p.refresh(source(energy=-50.0, full=0.0, limit=0.0), {'a': -100.0}, 60.0)
+    assert [r[n].energy for n in 'ab'] == [0, 0]
+    assert [r[n].max_discharge_power for n in 'ab'] == [0, 0]

@@ -16,7 +16,7 @@ from bess_core.values import Severity
 
 from .ledger import Ledger, LossRule
 from .partition import Expected, Partition
-from .partition_answers import energy_statement, shares_text
+from .partition_answers_node import energy_statement, shares_text
 from .partition_children import adapt, add_child, remove_child, resize_child, shares_of
 from .partition_state import from_dict, to_dict
 from .partition_store import RecordFiles, StateFile
