@@ -56,6 +56,7 @@ class Container:
             heartbeat_s=settings.heartbeat,
             parameter_services=settings.parameter_services,
         )
+        self.ctx.add_node, self.ctx.remove_node = self._adopt, self._dismiss
         self.nodes: list[Any] = []
         self._to_configure: list[Any] = []
         self._to_activate: list[Any] = []
@@ -70,6 +71,16 @@ class Container:
             self._to_configure.append(node)
             self._to_activate.append(node)
             self.runtime.executor.add_node(node)
+
+    def _adopt(self, node: Any) -> None:
+        self.ctx.nodes[node.get_name()] = node
+        self.nodes.append(node)
+        self.runtime.executor.add_node(node)
+
+    def _dismiss(self, node: Any) -> None:
+        self.ctx.nodes.pop(node.get_name(), None)
+        self.nodes.remove(node)
+        self.runtime.executor.remove_node(node)
 
     def bring_up(self) -> list[str]:
         """Configure the nodes in order, then activate them; names of those that failed, for a later call.
