@@ -99,7 +99,7 @@ class LogicalBatteryNode(BessNode):
             self.create_subscription(CurrentSetpoint, '~/setpoint_current', self._on_current_setpoint, qos.SETPOINT),
         ]
         self._services_own = [
-            self.create_service(GetStatus, '~/get_status', self._on_get_status),
+            self.offer_get_status(),
             self.create_service(ScheduleSetCurrent, '~/schedule_set_current', self._on_schedule_current),
             self.create_service(ScheduleSetPower, '~/schedule_set_power', self._on_schedule_power),
             self.create_service(CancelSchedule, '~/cancel_schedule', self._on_cancel),
@@ -111,6 +111,10 @@ class LogicalBatteryNode(BessNode):
 
     def configure_battery(self) -> None:
         """Kind-specific part of configure."""
+
+    def offer_get_status(self) -> Any:
+        """The service `~/get_status`."""
+        return self.create_service(GetStatus, '~/get_status', self._on_get_status)
 
     def on_bess_deactivate(self) -> None:
         """Ask nothing any more, now; measuring goes on."""
@@ -323,6 +327,16 @@ class LogicalBatteryNode(BessNode):
         return ScheduleEntry(
             event_id=request.event_id, start=wall_stamp(request.start), end=wall_stamp(request.end),
             is_power=request.is_power, value=float(request.value), source=request.source, running=running)
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Schedule entries that run now and that begin later."""
+        wall = self.clock.wall()
+        out: tuple[list[str], list[str]] = ([], [])
+        for r in self.schedule.entries(wall):
+            unit = 'W' if r.is_power else 'A'
+            out[r.start > wall].append(f'{self.name}: request {r.event_id}, {r.value:g} {unit}, '
+                                       f'{max(r.end - wall, 0.0):.0f} s to its end')
+        return out
 
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""

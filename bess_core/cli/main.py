@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ('up', 'sim', 'status', 'watch', 'nodes', 'faults', 'mode', 'call', 'schedule', 'record', 'replay',
+COMMANDS = ('up', 'sim', 'status', 'watch', 'nodes', 'faults', 'mode', 'call', 'schedule', 'battery', 'tree', 'record', 'replay',
             'doctor', 'inject')
 
 

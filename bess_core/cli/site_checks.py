@@ -28,7 +28,7 @@ def check_site(name: str, state: Path | None, overrides: Sequence[str]) -> Itera
 
     folder = state_folder_of(name, state)
     try:
-        site = site_module.load(site_module.find(name), overrides=overrides, variables={'state': str(folder)})
+        site = site_module.load(site_module.find(name), overrides=overrides, state=folder)
     except site_module.SiteError as error:
         for message in error.messages:
             yield fail('site file', message, 'correct the file; `bess nodes types TYPE` shows what is allowed')

@@ -50,7 +50,7 @@ def load_site(args: argparse.Namespace) -> tuple[Site, Path]:
     path = site_module.find(args.site)
     state = args.state.absolute() if args.state else None
     probe = state or default_state(path.stem)
-    site = site_module.load(path, overrides=args.set, variables={'state': str(probe)},
+    site = site_module.load(path, overrides=args.set, state=probe,
                             check_simulation=not args.no_sim)
     return site, probe
 
