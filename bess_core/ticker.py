@@ -40,6 +40,11 @@ class Handle:
     def cancel(self) -> None:
         """No further calls. Safe from any thread."""
         self.cancelled = True
+        self.fn = _nothing  # the handle waits in the queue until it falls due; what it called may go at once
+
+
+def _nothing(_: Tick) -> None:
+    pass
 
 
 class Ticker(Protocol):
