@@ -148,6 +148,7 @@ class Container:
             self.runtime.executor.remove_node(node)
             node.destroy_node()
         self.nodes.clear()
+        gc.unfreeze()  # whoever goes on in this process can free them
 
 
 def _publish_logs(runtime: Runtime, site: Site, process: str) -> Any:
