@@ -7,7 +7,6 @@ from typing import Any
 
 from bess_core import params, plugins
 from bess_core.site import SiteParams, known_types, resolve_type
-
 from bess_virtual.physical_node import PhysicalParams
 
 from . import HEADER, code, table
