@@ -8,6 +8,7 @@ fails on the way puts everything back. One change at a time, each for the revisi
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 NAME = 'batteries'
 REST_S = 10.0  # how long a stopped battery may take to come to rest
 LOOK_S = 0.1
+TIDY_S = 0.5  # from a change until what removed nodes left is freed
 REST_W, REST_SHARE = 100.0, 0.02  # at rest: below this power, or this share of its greatest one
 KEPT = ('log', 'recordings', 'sim', 'retired')  # folders of the state folder that hold nothing of one node
 
@@ -77,6 +79,7 @@ class Administrator(BessNode):
         super().__init__(NAME, NoParams(), replace(container.ctx, heartbeat_s=0.0, diagnostics_s=0.0))
         self._container = container
         self._job: _Job | None = None
+        self._tidy = Handle(TIDY_S, lambda _: None, 0.0)
         # The process of the site file whose batteries are changed here.
         self._process = next((n.process for n in container.site.nodes if n.role in topology.ROLES), 'control')
         self._topology = self.create_publisher(Topology, '~/topology', qos.STATE)
@@ -91,6 +94,7 @@ class Administrator(BessNode):
         """A change under way is undone; then the services end."""
         if self._job is not None:
             self._undo(self._job, 'the process ends')
+        self._tidy.cancel()
         self.close()
         self._container.runtime.executor.remove_node(self)
         self.destroy_node()
@@ -259,7 +263,14 @@ class Administrator(BessNode):
         self.log.info('topology changed' if accepted else 'change failed', change=job.text, message=message,
                       author=job.request.author[:topology.MAX_AUTHOR], forced=job.request.force)
         job.answer(self._response(accepted, message))
-        self.ctx.post(self._container.collect)
+        self._tidy.cancel()  # not at once: messages on their way still hold what was removed
+        self._tidy = self.ctx.ticker.every(TIDY_S, lambda _: self._guarded(self._collect))
+
+    def _collect(self) -> None:
+        self._tidy.cancel()
+        started = time.monotonic()
+        self._container.collect()
+        self.log.debug('removed nodes freed', pause_ms=round((time.monotonic() - started) * 1e3, 1))
 
     def _retire(self, name: str, revision: int) -> None:
         """Put aside what a node stored (schedule, ledger, faults): one of the same name must not go on with it."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bess_core import overlay, site, topology
 from bess_core.cli import battery
 from bess_core.cli.session import CliError
+from bess_core.cli.tree import draw
 from bess_core.overlay import ConflictError, Overlay, OverlayError
 from bess_core.topology import RefusedError
 from bess_core.topology_tree import rows, tree
@@ -226,3 +227,16 @@ def test_settings_of_the_command_line() -> None:
     with pytest.raises(CliError, match=r'house=0\.8'):
         battery.parameters([], ['h=most'])
 
+
+def test_the_tree_as_text_and_json(home: site.Site) -> None:
+    at = carry_out(home, topology.create(home, 'x', 'aggregate', ['all', 'u3'], {}))
+    owner = topology.owners(at)
+    nodes = [SimpleNamespace(**topology.describe(at, n, owner)) for n in at.nodes]
+    status = SimpleNamespace(power=-1500.0, soc=0.25, max_charge_power=4000.0, max_discharge_power=float('nan'),
+                             quality=1, limit_reasons=['cell 7'])
+    roots = tree(nodes, {'x': status})
+    lines = draw(roots).splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [['x', 'aggregate'], ['├─', 'all'], ['│', '├─']]
+    assert all(word in lines[1] for word in ('-1.50 kW', '25.0 %', '- .. 4.00 kW', 'STALE', 'cell 7'))
+    assert roots[0].to_dict()['max_discharge_power'] is None
+    assert roots[0].to_dict()['below'][0]['name'] == 'all'

@@ -87,10 +87,6 @@ def test_commands_restart_and_supervision(shed: Shed) -> None:
     root, = tree['roots']
     assert (root['name'], root['quality'], root['max_charge_power']) == ('home', 'OK', 4000.0)
     assert [b['name'] for b in root['below']] == ['all', 'b']
-    shown = shed.bess('tree').splitlines()
-    assert [line.split()[:2] for line in shown[1:]] == [
-        ['home', 'aggregate'], ['├─', 'all'], ['│', '└─'], ['└─', 'b']]
-    assert 'aggregate' in shed.bess('battery', 'inspect', 'home')
     shed.down()
 
     # A start applies the changes, and says so; so does doctor. A damaged file stops the start.
@@ -98,12 +94,10 @@ def test_commands_restart_and_supervision(shed: Shed) -> None:
         'up', str(shed.file), '--state', str(shed.state), '--check')
     shed.up()
     starts = shed.starts
-    assert 'home' in shed.bess('battery', 'list')
     assert 'revision 2: destroyed home' in shed.bess('battery', 'destroy', 'home')
     # Its heartbeats end; nobody takes that for a process that hangs.
     assert not until(lambda: shed.starts > starts, 3.0)
     assert 'created home' in shed.bess('battery', 'history')
-    assert json.loads(shed.bess('tree', '--json'))['revision'] == 2
     shed.down()
     stored = shed.state / 'topology.json'
     stored.write_text(stored.read_text()[:-10])
