@@ -282,7 +282,7 @@ def _members(cls: Any, members: Sequence[str]) -> dict[str, Any]:
 
 
 @cache
-def _owning(cls: type) -> tuple[params.Spec, ...]:
+def _owning(cls: Any) -> tuple[params.Spec, ...]:
     return tuple(p for p in params.specs(cls) if p.metadata.get('ref') and p.metadata.get('owns'))
 
 

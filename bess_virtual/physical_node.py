@@ -74,7 +74,7 @@ class PhysicalBatteryNode(LogicalBatteryNode):
         self._ordered = nan  # A, last given to the bus
         self._sequence = 0
         self._offered: list[str] = []  # why the last order was held back
-        own = extract(params_of(self.BatteryClass), p)
+        own: Any = extract(params_of(self.BatteryClass), p)
         with_params = hasattr(self.BatteryClass, 'Params')
         device = SimpleDevice(
             lambda: self.BatteryClass(own) if with_params else self.BatteryClass(), read_only=p.read_only,
