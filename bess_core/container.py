@@ -108,6 +108,7 @@ class Container:
         their lifecycle services stay on the graph; those made at the start are exempt (`gc.freeze`)."""
         gc.unfreeze()
         gc.collect()
+        gc.collect()  # what the first pass ended may have held more
         gc.freeze()
 
     def adopt(self, site: Site) -> None:

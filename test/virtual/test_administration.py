@@ -52,8 +52,8 @@ class World:
         self.wait(lambda: all(self.node(n).reading.quality == 0 for n in ('a', 'b', 'c', 'd')), 'all measure')
         self._sequence = 0
 
-    def wait(self, condition: Any, what: str, timeout_s: float = 15.0) -> None:
-        assert self.runtime.spin_until(lambda: bool(condition()), timeout_s), what
+    def wait(self, condition: Any, what: Any, timeout_s: float = 15.0) -> None:
+        assert self.runtime.spin_until(lambda: bool(condition()), timeout_s), what if isinstance(what, str) else what()
 
     def node(self, name: str) -> Any:
         return self.container.ctx.nodes[name]
@@ -355,7 +355,7 @@ def test_status_of_a_created_battery_has_one_publisher_after_many_changes(world:
     before = there()
     for limit in ('sum', 'together') * 3:
         assert world.change('configure', 'pair', parameters=f'limit: {limit}').accepted
-    world.wait(lambda: (1, 1) <= there() <= before, f'no more than before: {before}')
+    world.wait(lambda: (1, 1) <= there() <= before, lambda: f'{there()}, not as before: {before}')
     statuses: list[BatteryStatus] = []
     world.peer.create_subscription(BatteryStatus, 'pair/status', statuses.append, qos.MEASUREMENT)
     world.wait(lambda: statuses and statuses[-1].members_usable == 2, 'good status')
