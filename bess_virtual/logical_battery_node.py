@@ -135,13 +135,17 @@ class LogicalBatteryNode(BessNode):
             self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint, qos.SETPOINT),
             self.create_subscription(CurrentSetpoint, '~/setpoint_current', self._on_current_setpoint, qos.SETPOINT),
         ]
-        self._services_own = [self.create_service(GetStatus, '~/get_status', self._on_get_status)]
+        self._services_own = [self.offer_get_status()]
         self.every(self.params.period, self._on_tick, phase=2)
         self.configure_battery()
         self.scheduling.open()
 
     def configure_battery(self) -> None:
         """Kind-specific part of configure."""
+
+    def offer_get_status(self) -> Any:
+        """The service `~/get_status`."""
+        return self.create_service(GetStatus, '~/get_status', self._on_get_status)
 
     def on_bess_deactivate(self) -> None:
         """Ask nothing any more, now; measuring goes on."""
@@ -360,6 +364,16 @@ class LogicalBatteryNode(BessNode):
             response.message = (f'{Quality(reading.quality).name}: oldest value is {age:.1f} s old'
                                 if age < inf else 'never measured')
         return response
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Schedule entries that run now and that begin later."""
+        wall = self.clock.wall()
+        out: tuple[list[str], list[str]] = ([], [])
+        for r in self.schedule.entries(wall):
+            unit = 'W' if r.is_power else 'A'
+            out[r.start > wall].append(f'{self.name}: request {r.event_id}, {r.value:g} {unit}, '
+                                       f'{max(r.end - wall, 0.0):.0f} s to its end')
+        return out
 
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""
