@@ -255,7 +255,8 @@ def admission() -> list[Figure]:
         for k in range(CALLS):
             wall = b.clock.wall()
             begin = wall + 3600.0 + 900.0 * (k % SLOTS)
-            request = ScheduleSetPower.Request(power=100.0 + k % 7, start=wall_stamp(begin), end=wall_stamp(begin + 60.0))
+            request = ScheduleSetPower.Request(
+                power=100.0 + k % 7, start=wall_stamp(begin), end=wall_stamp(begin + 60.0))
             answered: list[float] = []
             started = time.perf_counter()
             future = client.call_async(request)

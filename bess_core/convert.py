@@ -45,7 +45,7 @@ class _Fields:
     def fill(self, message: Any, reading: Any) -> None:
         """Copy to the message."""
         for name, value, old in zip(self._names, self._get(reading), self._get(message), strict=True):
-            if value != old:
+            if value is not old and value != old:  # a NaN is only ever the same as itself
                 setattr(message, name, self._kind(value))
 
 
@@ -89,6 +89,13 @@ def set_stamp(time: Time, clock: Clock, at: float) -> None:
         time.nanosec = nanosec
 
 
+def _copy_stamp(time: Time, source: Time) -> None:
+    if time.sec != source.sec:
+        time.sec = source.sec
+    if time.nanosec != source.nanosec:
+        time.nanosec = source.nanosec
+
+
 def wall_stamp(wall: float) -> Time:
     """Stamp of an absolute time."""
     sec, nanosec = split_stamp(wall)
@@ -118,7 +125,10 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
     """
     message = BatteryStatus() if into is None else into
     _fill_header(message.header, clock, reading.time, name)
-    set_stamp(message.newest_stamp, clock, reading.newest)
+    if reading.newest == reading.time:
+        _copy_stamp(message.newest_stamp, message.header.stamp)
+    else:
+        set_stamp(message.newest_stamp, clock, reading.newest)
     _BATTERY_FLOATS.fill(message, reading)
     _BATTERY_INTS.fill(message, reading)
     if message.setpoint_source != reading.setpoint_source:
@@ -130,8 +140,11 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
+    oldest, newest = message.header.stamp, message.newest_stamp
+    time = site_time(clock, oldest)
+    same = newest.nanosec == oldest.nanosec and newest.sec == oldest.sec
     return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
-        site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
+        time, time if same else site_time(clock, newest), _QUALITY[message.quality],
         _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons))
 
 

@@ -43,6 +43,7 @@ class AggregateNode(LogicalBatteryNode):
         """Listen to all members."""
         names = self.params.members
         self._members = {name: BatteryReading() for name in names}
+        self.parts = frozenset(names)
         self._senders = {name: SetpointSender(self, name, self.params.lease) for name in names}
         self._shares: list[float] = [0.0] * len(names)
         self._entities += [
@@ -59,7 +60,7 @@ class AggregateNode(LogicalBatteryNode):
 
     def _on_member(self, name: str, message: BatteryStatus) -> None:
         self._members[name] = battery_from_msg(message, self.clock)
-        self.changed()
+        self.changed(name)
 
     def measure(self, now: float) -> BatteryReading:
         """All members combined."""

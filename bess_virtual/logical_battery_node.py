@@ -59,6 +59,8 @@ class LogicalBatteryNode(BessNode):
         self._journal: Journal | None = None
         self._leases = LeaseHolder(parameters.max_lease)
         self._refusals = Refusals(self.log, 'setpoint refused')
+        self.parts: frozenset[str] = frozenset({''})  # what is heard of below; '' = one thing without a name
+        self._heard: set[str] = set()  # of `parts`, since the last refresh
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
@@ -141,18 +143,27 @@ class LogicalBatteryNode(BessNode):
 
     # -- measuring -----------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something below has news: refresh once everything that arrived at the same time is in."""
-        if not self._refresh_posted:
+    def changed(self, part: str = '') -> None:
+        """Something below has news: refresh once everything that arrived at the same time is in.
+
+        `part`: which of `parts` it is. When all of them were heard since the last refresh there is nothing to
+        wait for.
+        """
+        self._heard.add(part)
+        if self._heard.issuperset(self.parts):
+            self._guarded(self.refresh)
+        elif not self._refresh_posted:
             self._refresh_posted = True
             self.ctx.post(lambda: self._guarded(self._refresh_posted_now))
 
     def _refresh_posted_now(self) -> None:
-        self._refresh_posted = False
-        self.refresh()
+        if self._refresh_posted:
+            self.refresh()
 
     def refresh(self) -> None:
         """Measure and publish."""
+        self._refresh_posted = False
+        self._heard.clear()
         if self._status is None:
             return
         now = self.clock.now()
