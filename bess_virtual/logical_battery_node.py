@@ -360,8 +360,8 @@ class SetpointSender:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._sequence += 1
         message = self._message
-        message.power, message.reactive_power = float(power), float(reactive_power)
-        message.lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
+        message._power, message._reactive_power = float(power), float(reactive_power)  # floats need no check
+        message._lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
         set_stamp(message.header.stamp, self._node.clock, now)
         self._publisher.publish(message)
 
