@@ -23,8 +23,9 @@ def main() -> int:
     figures = []
     for part in args.parts or PARTS:
         print(f'measuring {part} ...', file=sys.stderr, flush=True)
-        figures += importlib.import_module(f'bench.{part}').measure()
-    save(figures)
+        measured = importlib.import_module(f'bench.{part}').measure()
+        save(measured)  # at once: a later part may fail
+        figures += measured
     write_readme()
     print(table(figures))
     print(f'saved in {RESULTS}')

@@ -1,10 +1,10 @@
 """Batteries on batteries in one process: what a layer adds, and what admission of a schedule takes.
 
 Added latency per layer is the slope over the depth: status up and setpoint down through 1 to 8
-aggregates of one member. It is held against a bare relay hop as in `bench.relay` (publish, one plain node
-passes the same message on, the probe gets it) on the same executor; and, for information, against what a
-bare relay adds to a chain of bare relays, where publishing and the probe are not in the denominator either.
-Depths and kinds take turns, so that a drift of the machine hits all alike.
+aggregates of one member. It is held against the same slope of a chain of bare relays of the same messages
+on the same executor, so that publishing by the probe, waking up and arriving are on neither side; and, for
+information, against the whole hop through one bare relay, which contains them. Depths and kinds take turns,
+so that a drift of the machine hits all alike.
 """
 
 from __future__ import annotations
@@ -217,10 +217,10 @@ def layers() -> list[Figure]:
         median = {(kind, d): percentile(times[way, kind, d], 0.5) for kind in kinds for d in DEPTHS}
         per = {kind: slope({d: median[kind, d] for d in DEPTHS}) for kind in kinds}
         out += [
-            Figure(f'latency added per virtual layer / bare relay hop, {words}', per['virtual'] / median['bare', 1],
-                   'ratio', 1.5),
             Figure(f'latency added per virtual layer / added per bare relay, {words}', per['virtual'] / per['bare'],
-                   'ratio'),
+                   'ratio', 1.5),
+            Figure(f'latency added per virtual layer / whole bare relay hop, {words}',
+                   per['virtual'] / median['bare', 1], 'ratio'),
             Figure(f'latency added per virtual layer, {words}', per['virtual'], 'us'),
         ]
     return out
