@@ -28,8 +28,8 @@ UNITS, GROUPS, PARTITIONS = 150, 30, 10  # 150 units, 30 aggregates of 5 units, 
 WARM_S, WATCH_S = 15.0, 30.0
 
 
-def _members(count: int) -> list[float]:
-    """ms from the change of all members to the status of their aggregate."""
+def _members(count: int) -> tuple[float, float]:
+    """ms from the change of all members to the status of their aggregate: on the wall, and CPU (medians)."""
     from rclpy.task import Future
 
     from bess.msg import BatteryStatus
@@ -52,33 +52,35 @@ def _members(count: int) -> list[float]:
                'discovery of all members', 60.0)
         gc.collect()
         gc.freeze()  # as the container does
-        times = []
+        times, busy = [], []
         try:
             for k in range(ROUNDS + 3):
                 power = 10.0 + k
                 messages = [battery_to_msg(member(b.clock.now(), power=power, current=power / 51.2), b.clock)
                             for _ in names]
                 arrival, wanted = Future(), power * count
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 for publisher, message in zip(publishers, messages, strict=True):
                     publisher.publish(message)
                 b.until(arrival, 'a status with all members')
                 if k >= 3:
                     times.append((arrival.result() - started) * 1e3)
+                    busy.append((time.process_time() - cpu) * 1e3)
         finally:
             gc.unfreeze()
-    return times
+    return percentile(times, 0.5), percentile(busy, 0.5)
 
 
 def members() -> list[Figure]:
     """Both sizes, and how the cost grows."""
-    median = {count: percentile(_members(count), 0.5) for count in SIZES}
+    found = {count: _members(count) for count in SIZES}
     small, large = SIZES
     return [
-        Figure(f'change of {small} members to the status of their aggregate', median[small], 'ms', 10.0),
-        Figure(f'change of {large} members to the status of their aggregate', median[large], 'ms', 80.0),
-        Figure(f'cost per member, {large} / {small} members', median[large] / large / (median[small] / small), 'ratio',
-               1.5),
+        Figure(f'change of {small} members to the status of their aggregate', found[small][0], 'ms', 10.0),
+        Figure(f'change of {large} members to the status of their aggregate', found[large][0], 'ms', 80.0),
+        # Linear but for caches: 1000 endpoints do not fit into them. A quadratic part would make it up to 10.
+        Figure(f'CPU per member, {large} / {small} members', found[large][1] / large / (found[small][1] / small),
+               'ratio', 2.0),
     ]
 
 
