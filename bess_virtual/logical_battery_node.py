@@ -68,6 +68,8 @@ class LogicalBatteryNode(BessNode):
         self._bridge: Ahead | None = None  # what was ordered ahead last
         self._leases = LeaseHolder(parameters.max_lease)
         self._refusals = Refusals(self.log, 'setpoint refused')
+        self.parts: frozenset[str] = frozenset({''})  # what is heard of below; '' = one thing without a name
+        self._heard: set[str] = set()  # of `parts`, since the last refresh
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
@@ -174,18 +176,27 @@ class LogicalBatteryNode(BessNode):
 
     # -- measuring -----------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something below has news: refresh once everything that arrived at the same time is in."""
-        if not self._refresh_posted:
+    def changed(self, part: str = '') -> None:
+        """Something below has news: refresh once everything that arrived at the same time is in.
+
+        `part`: which of `parts` it is. When all of them were heard since the last refresh there is nothing to
+        wait for.
+        """
+        self._heard.add(part)
+        if self._heard.issuperset(self.parts):
+            self._guarded(self.refresh)
+        elif not self._refresh_posted:
             self._refresh_posted = True
             self.ctx.post(lambda: self._guarded(self._refresh_posted_now))
 
     def _refresh_posted_now(self) -> None:
-        self._refresh_posted = False
-        self.refresh()
+        if self._refresh_posted:
+            self.refresh()
 
     def refresh(self) -> None:
         """Measure and publish."""
+        self._refresh_posted = False
+        self._heard.clear()
         if self._status is None:
             return
         now = self.clock.now()
@@ -401,8 +412,8 @@ class SetpointSender:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._sequence += 1
         message = self._message
-        message.power, message.reactive_power = float(power), float(reactive_power)
-        message.lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
+        message._power, message._reactive_power = float(power), float(reactive_power)  # floats need no check
+        message._lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
         set_stamp(message.header.stamp, self._node.clock, now)
         self._publisher.publish(message)
 
