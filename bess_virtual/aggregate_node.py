@@ -15,6 +15,8 @@ from bess_core.values import BatteryReading, Severity
 from .aggregate import combine, split
 from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .plan import Plan
+from .plan_shares import Highest, share_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class AggregateNode(LogicalBatteryNode):
         """Listen to all members."""
         names = self.params.members
         self._members = {name: BatteryReading() for name in names}
+        self._highest = {name: Highest() for name in names}
         self._senders = {name: SetpointSender(self, name, self.params.lease) for name in names}
         self._shares: list[float] = [0.0] * len(names)
         self._entities += [
@@ -57,8 +60,29 @@ class AggregateNode(LogicalBatteryNode):
             sender.close()
         self._senders = {}
 
+    def members_below(self) -> list[str]:
+        """The members."""
+        return list(self._members)
+
+    def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
+        """By energy and headroom, as the split of each tick."""
+        p = self.params
+        shares = share_plan(plan, list(self._members.values()), self.clock.now(), self.clock.wall(), p.max_age,
+                            p.invalid_after, highest=list(self._highest.values()), minimum=p.minimum_power or None)
+        return list(zip(self._members, shares, strict=True))
+
+    def member_reading(self, member: str) -> BatteryReading | None:
+        """As last received."""
+        return self._members.get(member)
+
+    @property
+    def lead_time(self) -> float:
+        """The longest of the members: each orders ahead by its own."""
+        return max((m.lead_time for m in self._members.values() if m.lead_time > 0.0), default=0.0)
+
     def _on_member(self, name: str, message: BatteryStatus) -> None:
-        self._members[name] = battery_from_msg(message, self.clock)
+        reading = self._members[name] = battery_from_msg(message, self.clock)
+        self._highest[name].see(reading.max_charge_power, reading.max_discharge_power)
         self.changed()
 
     def measure(self, now: float) -> BatteryReading:
