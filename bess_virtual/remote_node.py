@@ -28,9 +28,7 @@ from .remote_server_node import TlsParams
 from .remote_wire import Answer, Ask, WireError, decode_answer, encode, fields_of, message_of
 from .scheduling_node import Scheduling
 
-ASKING = frozenset(('schedule_set_power', 'schedule_set_current', 'cancel_schedule', 'reserve'))
 AGAIN = 'again:'  # begins a refusal of the owner that goes away by asking again
-FAULTS = ('remote.link', 'remote.refused', 'remote.clock')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ class RemoteParams(LogicalBatteryParams):
             raise ValueError('give either topic (plain ROS 2) or endpoint (Zenoh)')
         if self.topic and not self.topic.startswith('/'):
             raise ValueError(f'topic {self.topic!r} does not begin with /')
-        missing = [n for n in ('realm', 'battery', 'authority', 'certificate') if self.endpoint and not getattr(self, n)]
-        if missing:
+        missing = [n for n in ('realm', 'battery', 'authority', 'certificate') if not getattr(self, n)]
+        if self.endpoint and missing:
             raise ValueError(f'endpoint needs {", ".join(missing)}, too')
 
 

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from bess_core.clock import Clock
-from bess_core.log import ComponentLogger
+from bess_core.log import Log
 
 from .remote_door import Door
 from .remote_wire import Answer, Ask, WireError
@@ -29,7 +29,7 @@ class RosLink:
     """Asks one battery of the graph. `ask` and `close` are called in the executor thread of the remote battery."""
 
     def __init__(self, node: Any, topic: str, domain: int, clock: Clock, post: Callable[[Callable[[], None]], object],
-                 log: ComponentLogger) -> None:
+                 log: Log) -> None:
         """`domain`: ROS domain of the battery, -1 = that of `node`."""
         self._clock, self._post, self._topic, self._log = clock, post, topic, log
         self._boot = secrets.token_hex(8)
@@ -139,7 +139,7 @@ class _OtherDomain:
             executor.remove_node(node)
             node.destroy_node()
             executor.shutdown()
-        except Exception as error:  # whatever it is: the battery says that it cannot be reached, and why
+        except Exception as error:  # noqa: BLE001 - whatever it is: the battery says that it cannot be reached, and why
             self.problem = f'ROS domain {self._domain}: {type(error).__name__}: {error}'
             self._executor = None
         finally:
@@ -149,7 +149,7 @@ class _OtherDomain:
         def call() -> None:
             try:
                 fn()
-            except Exception as error:  # an exception would end the executor
+            except Exception as error:  # noqa: BLE001 - an exception would end the executor
                 self.problem = f'{type(error).__name__}: {error}'
 
         return call
