@@ -170,7 +170,7 @@ class LinkClient:
         self._prefix = f'bess/{realm}/{self.client}'
         self._config = _config(
             {'listen': {'endpoints': []},
-             'connect': {'endpoints': [f'tls/{endpoint}'], 'timeout_ms': 0, 'exit_on_failure': False,
+             'connect': {'endpoints': [f'tls/{endpoint}'], 'timeout_ms': -1, 'exit_on_failure': False,
                          'retry': {'period_init_ms': 200, 'period_max_ms': 2000, 'period_increase_factor': 2}}},
             {'root_ca_certificate': str(tls.authority), 'connect_certificate': str(tls.files.certificate),
              'connect_private_key': str(tls.files.key)})

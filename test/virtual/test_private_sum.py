@@ -96,7 +96,7 @@ def test_what_no_honest_households_can_sum_up_to_is_refused() -> None:
     assert to_powers(total, 3, 5000.0) == [15000.0, -15000.0]
     for slot, extra in ((0, 1), (1, 2**64 - 1), (0, 2**63)):
         bad = total.copy()
-        bad[slot] += np.uint64(extra)
+        bad[slot:slot + 1] += np.uint64(extra)
         with pytest.raises(ShareError, match=f'slot {slot}: the sum is beyond'):
             to_powers(bad, 3, 5000.0)
 
@@ -231,7 +231,7 @@ def test_other_terms_do_not_mix(book: Book, tmp_path: Path) -> None:
     assert Book(tmp_path / 'book', other, HOMES).epochs == {}
 
 
-@settings(max_examples=200)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(HOMES), st.integers(0, 5), st.booleans()), max_size=20))
 def test_any_order_of_submissions_and_withdrawals_leaves_what_was_said_last(
         tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, bool]]) -> None:
