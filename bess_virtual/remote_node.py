@@ -242,8 +242,7 @@ class RemoteNode(LogicalBatteryNode):
     def _watch_link(self, now: float) -> None:
         silent = now - max(self._heard_at, self._configured_at)
         text = f'the owner is silent for {silent:.1f} s ({self._trouble or "no answer"})'
-        self.set_fault(silent > self.params.max_age, 'remote.link',
-                       Severity.ERROR if silent > self.params.invalid_after else Severity.WARNING, text)
+        self.set_fault(silent > self.params.max_age, 'remote.link', Severity.WARNING, text)
         owner = self._owner
         if owner.uncertainty < inf:
             off = abs(owner.offset) - owner.uncertainty

@@ -134,7 +134,7 @@ def test_who_has_no_good_certificate_is_refused(graph: Any, pki: Path, tmp_path:
     monkeypatch.setattr(Tls, 'check', lambda *_: None)  # and the server refuses it, too
     link = LinkClient(f'localhost:{owner.port}', 'site', tls)
     heard: list[bytes | None] = []
-    deadline = time.monotonic() + 1.5
+    deadline = time.monotonic() + 0.8
     while time.monotonic() < deadline:
         link.ask('status', encode(Ask('house')), 0.3, heard.append)
         graph.settle(0.1)
@@ -150,7 +150,7 @@ def test_a_server_that_only_has_a_client_certificate_is_not_believed(graph: Any,
     monkeypatch.setattr(Tls, 'check', lambda *_: None)
     owner = Owner(graph, pki, {'alice': ALL}, certificate=str(pki / 'bob.pem'))
     far = Client.over_tls(graph, pki, 'alice', owner.port)
-    graph.settle(1.5)
+    graph.settle(1.0)
     assert far.node._heard_at < 0.0 and far.node.reading.quality == Quality.INVALID
 
 
