@@ -121,20 +121,27 @@ class Numbers:
 
 
 class Turns:
-    """One admission at a time; the others wait in a queue of at most `limit`."""
+    """One admission at a time; the others wait in a queue of at most `limit`.
+
+    `patient` work of a crowd is spread: each goes back through the executor's queue, so that status and ticks come
+    in between.
+    """
 
     def __init__(self, post: Callable[[Callable[[], None]], object], limit: int = 4000) -> None:
         self._post, self._limit = post, limit
         self._waiting: deque[Callable[[Callable[[], None]], None]] = deque()
         self._busy = False
+        self._posted = False  # `_next` is on its way
 
-    def enter(self, work: Callable[[Callable[[], None]], None]) -> bool:
+    def enter(self, work: Callable[[Callable[[], None]], None], *, patient: bool = False) -> bool:
         """Run `work(leave)` when its turn comes; it calls `leave()` once. False when too many wait."""
-        if self._busy or self._waiting:
+        if self._busy or self._waiting or (patient and self._posted):
             if len(self._waiting) >= self._limit:
                 return False
             self._waiting.append(work)
             return True
+        if patient:
+            self._post_next()
         self._run(work)
         return True
 
@@ -149,7 +156,7 @@ class Turns:
             left = True
             self._busy = False
             if self._waiting:
-                self._post(self._next)  # not from here: what else is due gets its turn in between
+                self._post_next()
 
         try:
             work(leave)
@@ -157,6 +164,12 @@ class Turns:
             leave()
             raise
 
+    def _post_next(self) -> None:
+        if not self._posted:
+            self._posted = True
+            self._post(self._next)
+
     def _next(self) -> None:
+        self._posted = False
         if not self._busy and self._waiting:
             self._run(self._waiting.popleft())

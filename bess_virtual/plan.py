@@ -7,7 +7,7 @@ powers W, + = charging, NaN = nothing is asked (which differs from 0, an order t
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import isfinite, isinf, isnan, nan
@@ -82,6 +82,8 @@ def over(upper: Plan, lower: Plan) -> Plan:
     """`upper` where it asks for something, `lower` elsewhere."""
     if not upper.powers or not lower.powers:
         return upper if upper.powers else lower
+    if len(upper.powers) == 1 and upper.powers[0] == upper.powers[0]:
+        return _splice(lower, upper.times[0], upper.times[1], upper.powers[0])
     return _merged((upper, lower), lambda powers: powers[0] if powers[0] == powers[0] else powers[1])
 
 
@@ -97,6 +99,10 @@ def clash(a: Plan, b: Plan) -> tuple[float, float] | None:
     """The first interval in which both ask for something; None when there is none."""
     if not a.powers or not b.powers:
         return None
+    start, end = max(a.times[0], b.times[0]), min(a.times[-1], b.times[-1])
+    if start >= end:
+        return None
+    a, b = _window(a, start, end), _window(b, start, end)
     both = _merged((a, b), lambda p: 1.0 if p[0] == p[0] and p[1] == p[1] else nan)
     return next(((both.times[k], both.times[k + 1]) for k, p in enumerate(both.powers) if p == p), None)
 
@@ -169,6 +175,23 @@ def from_now(plan: Plan, now: float) -> Plan:
 def scaled(plan: Plan, powers: Sequence[float]) -> Plan:
     """Other powers over the same times."""
     return _tidy(plan.times, powers)
+
+
+def _window(plan: Plan, start: float, end: float) -> Plan:
+    """The segments of a plan that touch [start, end)."""
+    first, last = max(bisect_right(plan.times, start) - 1, 0), bisect_left(plan.times, end)
+    return Plan(plan.times[first:last + 1], plan.powers[first:last])
+
+
+def _splice(plan: Plan, start: float, end: float, power: float) -> Plan:
+    """The plan with another power over [start, end)."""
+    if start > plan.times[-1] or end < plan.times[0]:
+        return _merged((plan, single(start, end, power)), _sum)
+    first, last = bisect_left(plan.times, start), bisect_right(plan.times, end)
+    resumes = plan.powers[last - 1:last] if last and end < plan.times[-1] else []
+    times = [*plan.times[:first], start, end, *plan.times[last:]]
+    powers = [*plan.powers[:first], power, *resumes, *plan.powers[last:]]
+    return Plan(times, powers[:len(times) - 1])
 
 
 def _sum(powers: list[float]) -> float:

@@ -7,11 +7,11 @@ plan the energies move, so they are followed from request to request; each membe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
+from math import inf, isnan, nan
 
 from bess_core.values import BatteryReading
 
-from .aggregate import view
+from .aggregate import Member, view
 from .allocation import allocate
 from .plan import EMPTY, Plan, scaled
 
@@ -42,38 +42,51 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
     views = [view(r, now, max_age, invalid_after) for r in readings]
     if not plan.powers:
         return [EMPTY] * len(views)
-    energies = [m.energy for m in views]
-    rooms = [m.headroom for m in views]
-    columns: list[list[float]] = [[] for _ in views]
-    cached: dict[tuple[float, bool], list[float]] = {}
+    stored, rooms = [m.energy for m in views], [m.headroom for m in views]
+    limits = {(charging, later): _limits(views, charging, highest if later else None)
+              for charging in (True, False) for later in (True, False)}
+    able = {key: [(k, x) for k, x in enumerate(found) if x > 0.0] for key, found in limits.items()}
+    rest, nothing = [0.0] * len(views), [nan] * len(views)
+    rows: list[list[float]] = []
     for start, end, power in zip(plan.times, plan.times[1:], plan.powers, strict=False):
-        if power == 0.0 or isnan(power):
-            for column in columns:
-                column.append(power)
+        if power == 0.0 or power != power:
+            rows.append(rest if power == 0.0 else nothing)
             continue
-        later = start > wall
-        shares = cached.get((power, later))
-        if shares is None:
-            caps = []
-            for k, m in enumerate(views):
-                cap = m.charge_power if power > 0 else m.discharge_power
-                if later and highest is not None and not m.blocked:
-                    cap = max(cap, highest[k].charge if power > 0 else highest[k].discharge)
-                caps.append(cap)
-            weights = rooms if power > 0 else energies
-            if all(isnan(w) for w in weights):
-                weights = caps
-            limits = caps if power > 0 else [-c for c in caps]
-            shares = allocate(power, list(weights), list(weights), [0.0] * len(caps) if power > 0 else limits,
-                              limits if power > 0 else [0.0] * len(caps), exclusion=minimum).powers.tolist()
-            cached[power, later] = shares
+        charging, later = power > 0.0, start > wall
+        weights = rooms if charging else stored
+        members = able[charging, later]
+        shares = rest.copy()
+        total = 0.0
+        for k, _ in members:
+            total += weights[k]
+        level = abs(power) / total if minimum is None and 0.0 < total < inf else nan
+        for k, limit in members:  # the plain proportion, where nobody reaches a limit
+            share = weights[k] * level
+            if not share <= limit:
+                shares = _allocated(power, weights, limits[charging, later], minimum)
+                break
+            shares[k] = share if charging else -share
+        rows.append(shares)
         hours = (end - max(start, wall)) / 3600.0
         for k, share in enumerate(shares):
-            columns[k].append(share)
-            if share:
-                moved = share * hours
-                energies[k] = max(energies[k] + moved, 0.0) if energies[k] == energies[k] else energies[k]
-                rooms[k] = max(rooms[k] - moved, 0.0) if rooms[k] == rooms[k] else rooms[k]
-        if any(shares):
-            cached.clear()  # the energies have moved
-    return [scaled(plan, column) for column in columns]
+            if share:  # NaN, not known, stays NaN
+                stored[k] = max(stored[k] + share * hours, 0.0)
+                rooms[k] = max(rooms[k] - share * hours, 0.0)
+    return [scaled(plan, column) for column in zip(*rows, strict=True)]
+
+
+def _limits(views: Sequence[Member], charging: bool, highest: Sequence[Highest] | None) -> list[float]:
+    """Limits per member in one direction, W >= 0; `highest`: those that may hold later."""
+    limits = [m.charge_power if charging else m.discharge_power for m in views]
+    if highest is None:
+        return limits
+    return [x if m.blocked else max(x, h.charge if charging else h.discharge)
+            for x, m, h in zip(limits, views, highest, strict=True)]
+
+
+def _allocated(power: float, stored: Sequence[float], limits: Sequence[float],
+               minimum: Sequence[float] | None) -> list[float]:
+    """One power over the members, with their limits and minima; where no energy is known, by the limits."""
+    weights = list(limits) if all(isnan(w) for w in stored) else list(stored)
+    bounds = list(limits) if power > 0 else [-x for x in limits]
+    return allocate(power, weights, weights, bounds, bounds, exclusion=minimum).powers.tolist()  # type: ignore[no-any-return]

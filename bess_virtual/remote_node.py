@@ -62,7 +62,9 @@ class RemoteParams(LogicalBatteryParams):
 class Link(Protocol):
     """A way to the owner."""
 
-    problem: str
+    @property
+    def problem(self) -> str:
+        """Why nothing can be asked; '' = nothing known."""
 
     def ask(self, op: str, ask: Ask, timeout_s: float, done: Callable[[Answer | None], None]) -> bool:
         """Ask once; `done` in the executor thread, None = no answer. False while nobody can be asked."""

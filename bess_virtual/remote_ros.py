@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from rclpy.context import Context
 from rclpy.experimental import EventsExecutor  # type: ignore[attr-defined]
 from rclpy.node import Node
 from rclpy.task import Future
@@ -124,7 +125,7 @@ class _OtherDomain:
         self._thread.start()
 
     def _run(self) -> None:
-        context = rclpy.Context()
+        context = Context()
         try:
             rclpy.init(context=context, domain_id=self._domain)
             executor = EventsExecutor(context=context)

@@ -63,6 +63,15 @@ Done = Callable[[Answer], None]
 Prepared = Callable[[str, list[str], 'Token | None'], None]  # reason or '', forecasts of members, what is held
 
 
+class Pending(NamedTuple):
+    """A member in another process that has not answered yet."""
+
+    deadline: float  # site time s
+    client: Any
+    future: Any
+    done: Done
+
+
 class Reservations:
     """Book of one battery, and its questions to the members below."""
 
@@ -72,9 +81,10 @@ class Reservations:
         self.own = EMPTY  # plan of the own schedule
         self.plan = EMPTY  # what is asked of this battery: promises in force before the own schedule
         self._clients: dict[str, Any] = {}
-        self._pending: list[tuple[float, str, Any, Done]] = []  # deadline, member, future, done
+        self._pending: list[Pending] = []
         self._renew_at = 0.0
         self._sent = False  # members hold a plan of this battery
+        self.is_open = False
 
     def open(self) -> None:
         """Be known to members and owners."""
@@ -86,13 +96,21 @@ class Reservations:
             if member not in node.ctx.nodes and member not in self._clients:
                 self._clients[member] = node.create_client(Reserve, node.ctx.topic(f'{member}/reserve'))
         self.service = node.create_deferred_service(Reserve, '~/reserve', self._on_reserve)
+        self.is_open = True
+
+    def give_up(self) -> None:
+        """Answer what still waits for members, while it can be answered."""
+        while self._pending:
+            entry = self._pending.pop()
+            entry.client.remove_pending_request(entry.future)
+            entry.done(Answer(False, 'the battery is shutting down'))
+        self.is_open = False
 
     def close(self) -> None:
         """Forget promises and members; owners find out when they renew."""
         for client in self._clients.values():
             self.node.destroy_client(client)
         self._clients.clear()
-        self._pending.clear()
         self.book = Book()
         self.own = self.plan = EMPTY
 
@@ -100,7 +118,9 @@ class Reservations:
 
     def _on_reserve(self, request: Reserve.Request, answer: Callable[[Any], None]) -> None:
         def done(given: Answer) -> None:
-            answer(Reserve.Response(accepted=given.accepted, message=given.message, runs_out=float(given.runs_out)))
+            if self.is_open:
+                answer(Reserve.Response(accepted=given.accepted, message=given.message,
+                                        runs_out=float(given.runs_out)))
 
         try:
             plan = checked(request.times, request.powers)
@@ -132,6 +152,10 @@ class Reservations:
             done(Answer(not reason, reason))
 
     def _prepare(self, ask: Ask, done: Done, leave: Callable[[], None]) -> None:
+        if not self.is_open:
+            done(Answer(False, 'it is shutting down'))
+            leave()
+            return
         wall = self.node.clock.wall()
         plan = from_now(ask.plan, wall)
         rest = total(list(self.book.others(ask.owner).values()))
@@ -232,7 +256,7 @@ class Reservations:
         """Ask one member of this site: in this process directly, else by service, else judge it by its status."""
         local = getattr(self.node.ctx.nodes.get(member), 'scheduling', None)
         if local is not None:
-            if local.node.is_configured:
+            if local.is_open:
                 local.reserve(ask, done)
             else:
                 done(Answer(False, 'it is not configured'))
@@ -244,16 +268,16 @@ class Reservations:
         future = client.call_async(Reserve.Request(
             phase=ask.phase, owner=ask.owner, hold=ask.hold, hold_time=ask.hold_time, keep_time=ask.keep_time,
             strict=ask.strict, times=[float(t) for t in ask.plan.times], powers=[float(p) for p in ask.plan.powers]))
-        entry = (self.node.clock.now() + ANSWER_S, member, future, done)
+        entry = Pending(self.node.clock.now() + ANSWER_S, client, future, done)
         self._pending.append(entry)
         future.add_done_callback(lambda f: self._heard(entry, f))
 
-    def _heard(self, entry: tuple[float, str, Any, Done], future: Any) -> None:
+    def _heard(self, entry: Pending, future: Any) -> None:
         if entry not in self._pending:
             return  # too late: it was given up
         self._pending.remove(entry)
         answer = future.result()
-        entry[3](Answer(answer.accepted, answer.message, answer.runs_out))
+        entry.done(Answer(answer.accepted, answer.message, answer.runs_out))
 
     def _by_status(self, member: str, ask: Ask) -> Answer:
         """A member that keeps no book (plain hardware) is judged by its last status; nothing is held there."""
@@ -292,6 +316,9 @@ class Reservations:
 
     def _readmit(self, leave: Callable[[], None]) -> None:
         node = self.node
+        if not self.is_open:
+            leave()
+            return
         plan = from_now(over(self.book.promised(), self.own), node.clock.wall())
 
         def prepared(refusal: str, _: list[str], token: Token | None) -> None:
@@ -308,9 +335,10 @@ class Reservations:
 
     def tick(self, now: float) -> None:
         """Time-outs, and the renewal of the own plan."""
-        for entry in [e for e in self._pending if e[0] <= now]:
+        for entry in [e for e in self._pending if e.deadline <= now]:
             self._pending.remove(entry)
-            entry[3](Answer(False, f'it does not answer within {ANSWER_S:g} s'))
+            entry.client.remove_pending_request(entry.future)
+            entry.done(Answer(False, f'it does not answer within {ANSWER_S:g} s'))
         if len(self.book):
             tokens, dropped = self.book.expire(now)
             for token in tokens:

@@ -58,6 +58,7 @@ class Scheduling(Reservations):
         self._answered: dict[str, Request] = {}
         self._waiting: dict[str, list[Callable[[Any], None]]] = {}  # by request id, while it is being admitted
         self._unsaved: set[int] = set()
+        self.services: list[Any] = []
         self._lowest_wall: deque[tuple[float, float]] = deque()  # (site time, wall time) of the last hour
 
     def open(self) -> None:
@@ -75,6 +76,7 @@ class Scheduling(Reservations):
         self.schedule = Schedule(content.requests.values(), content.next_id)
         self._answered = content.answered
         self._unsaved.clear()
+        self._waiting.clear()
         self._lowest_wall.clear()
         super().open()
         self.services = [
@@ -92,12 +94,13 @@ class Scheduling(Reservations):
 
     def close(self) -> None:
         """Take the services back and finish the journal."""
-        for service in getattr(self, 'services', []):
-            self.node.destroy_service(service)
-        self.services: list[Any] = []
+        self.give_up()
         if self._committer is not None:
             self._committer.close()
             self._committer = None
+        for service in self.services:
+            self.node.destroy_service(service)
+        self.services = []
         super().close()
 
     # -- requests ------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ class Scheduling(Reservations):
             for one in self._waiting.pop(wanted.request_id, [answer]) if wanted.request_id else [answer]:
                 one(response)
 
-        if not self.turns.enter(partial(self._admit, wanted, make, reply)):
+        if not self.turns.enter(partial(self._admit, wanted, make, reply), patient=True):
             reply(make(message='too many requests wait for admission; try again later'))
 
     def _again(self, make: Any, before: Request, wanted: Wanted) -> Any:
@@ -134,6 +137,10 @@ class Scheduling(Reservations):
                     message=f'accepted before as event {before.event_id}{over}')
 
     def _admit(self, wanted: Wanted, make: Any, reply: Callable[[Any], None], leave: Callable[[], None]) -> None:
+        committer = self._committer
+        if committer is None:  # closed while this one waited for its turn
+            leave()
+            return
         wall = self.node.clock.wall()
         made = self._make(wanted, wall)
         if isinstance(made, str):
@@ -165,9 +172,8 @@ class Scheduling(Reservations):
             return
 
         def prepared(refusal: str, hints: list[str], token: Token | None) -> None:
-            if refusal or self._committer is None:
-                reply(make(message=f'not admitted below: {refusal}' if refusal else 'the battery is shutting down',
-                           shortfall=nan))
+            if refusal:
+                reply(make(message=f'not admitted below: {refusal}', shortfall=nan))
                 leave()
                 return
             self.commit_below(token)
@@ -185,7 +191,7 @@ class Scheduling(Reservations):
             if others > NOTHING_WH:
                 hints.append(f'other requests will lack {others:.0f} Wh')
             response.message = '; '.join(h for h in hints if h)
-            self._committer.submit(added(request), partial(self._saved, request, response, make, reply))
+            committer.submit(added(request), partial(self._saved, committer, request, response, make, reply))
             leave()
 
         self.prepare_below(wanted_plan, wanted.strict, prepared)
@@ -214,9 +220,11 @@ class Scheduling(Reservations):
                 return f'promised to {owner} from {stamp(both[0])} to {stamp(both[1])}'
         return ''
 
-    def _saved(self, request: Request, response: Any, make: Any, reply: Callable[[Any], None],
+    def _saved(self, committer: Committer, request: Request, response: Any, make: Any, reply: Callable[[Any], None],
                error: Exception | None) -> None:
         """The journal has it, or not."""
+        if committer is not self._committer:
+            return  # closed meanwhile; what is on disk is there after the restart, and a retry by its id finds it
         self._unsaved.discard(request.event_id)
         if error is not None:
             self.schedule.remove([request.event_id])
@@ -262,14 +270,17 @@ class Scheduling(Reservations):
         return f'the battery will be {what} after about {(when - begin) / 60:.0f} min of it ({stamp(when)})'
 
     def _on_cancel(self, request: CancelSchedule.Request, answer: Callable[[Any], None]) -> None:
+        committer = self._committer
         ids = self.schedule.ids(int(request.event_id))
-        if not ids or self._committer is None:
+        if not ids or committer is None:
             none = request.event_id == 0
             answer(CancelSchedule.Response(
                 accepted=none, message='the schedule is empty' if none else f'there is no event {request.event_id}'))
             return
 
         def done(error: Exception | None) -> None:
+            if committer is not self._committer:
+                return
             if error is not None:
                 answer(CancelSchedule.Response(message=f'the cancellation could not be saved: {error}'))
                 return
@@ -279,7 +290,7 @@ class Scheduling(Reservations):
             self.node.drive(self.node.clock.now())
             answer(CancelSchedule.Response(accepted=True, cancelled=count))
 
-        self._committer.submit(cancelled(ids), done)
+        committer.submit(cancelled(ids), done)
 
     def _own_changed(self) -> None:
         self.own = self._own_plan(self.node.clock.wall())

@@ -183,7 +183,8 @@ class Client:
 
     def request(self, power: float, start: float, end: float, **fields: Any) -> ScheduleSetPower.Request:
         wall = self.graph.clock.wall()
-        return ScheduleSetPower.Request(power=power, start=wall_stamp(wall + start), end=wall_stamp(wall + end), **fields)
+        return ScheduleSetPower.Request(power=power, start=wall_stamp(wall + start), end=wall_stamp(wall + end),
+                                        **fields)
 
     def schedule(self, power: float, start: float, end: float, **fields: Any) -> Any:
         return self.graph.call(ScheduleSetPower, f'/{self.site}/far/schedule_set_power',

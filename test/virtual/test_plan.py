@@ -46,7 +46,8 @@ def some_plans(draw):
 def battery(**values):
     return BatteryReading(**{
         'time': 0.0, 'newest': 0.0, 'quality': Quality.OK, 'mode': Mode.IDLE, 'contactor': Contactor.CLOSED,
-        'voltage': 50.0, 'energy': 1e6, 'energy_full': 3e6, 'max_charge_power': 1e6, 'max_discharge_power': 1e6, **values})
+        'voltage': 50.0, 'energy': 1e6, 'energy_full': 3e6, 'max_charge_power': 1e6, 'max_discharge_power': 1e6,
+        **values})
 
 
 @settings(max_examples=300, deadline=None)
@@ -70,6 +71,16 @@ def test_arithmetic_is_that_of_each_instant(plans, now):
         assert len(plan.powers) == max(0, len(plan.times) - 1)
 
 
+@settings(max_examples=500, deadline=None)
+@given(some_plans(), st.integers(0, END), st.integers(0, END), st.integers(-5, 5).map(float))
+def test_one_request_over_a_plan(plan, start, end, power):
+    new = over(single(start, end, power), plan)
+    for t in POINTS:
+        assert same(new.at(t), power if start <= t < end else plan.at(t))
+    assert list(new.times) == sorted(set(new.times))
+    assert len(new.powers) == max(0, len(new.times) - 1)
+
+
 @settings(max_examples=200, deadline=None)
 @given(some_plans())
 def test_next_change_walks_over_the_changes(plan):
@@ -85,7 +96,8 @@ def test_next_change_walks_over_the_changes(plan):
 
 
 @pytest.mark.parametrize(('times', 'asked', 'reason'), [
-    ([1.0], [1.0], 'do not fit'), ([], [1.0], 'do not fit'), ([1.0, 1.0], [1.0], 'ascend'), ([2.0, 1.0], [1.0], 'ascend'),
+    ([1.0], [1.0], 'do not fit'), ([], [1.0], 'do not fit'), ([1.0, 1.0], [1.0], 'ascend'),
+    ([2.0, 1.0], [1.0], 'ascend'),
     ([1.0, nan], [1.0], 'finite'), ([-inf, 1.0], [1.0], 'finite'), ([1.0, 2.0], [inf], 'infinite'),
     ([float(i) for i in range(module.MAX_SEGMENTS + 1)], [0.0] * module.MAX_SEGMENTS, 'at most')])
 def test_what_is_no_plan_is_refused(times, asked, reason):
@@ -142,7 +154,8 @@ def test_limits_of_now_and_of_later():
 
 def test_shares_follow_the_energies_from_request_to_request():
     """A full and an empty member: the first gives, both take by the headroom they have by then."""
-    members = [battery(energy=1000.0, energy_full=1000.0, max_charge_power=0.0), battery(energy=0.0, energy_full=1000.0)]
+    members = [battery(energy=1000.0, energy_full=1000.0, max_charge_power=0.0),
+               battery(energy=0.0, energy_full=1000.0)]
     plan = Plan([0.0, 3600.0, 7200.0], [-500.0, 600.0])
     seen = [Highest(), Highest()]
     seen[0].see(400.0, 400.0)

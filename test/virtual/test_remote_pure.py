@@ -89,9 +89,10 @@ def test_any_body_is_a_message_or_an_error(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize('data', [
-    b'[' * 100_000, b'x' * (MAX_BYTES + 1), b'{"v":1,"given":NaN}', b'{"v":1,"given":' + b'9' * 5000 + b'}', b'{"v":true}',
-    b'{"v":1,"given":1e999}', b'{"v":1,"battery":"\\ud800"}', b'{"v":1,"id":"\\u0000"}', b'{"v":1,"body":[]}', b'{"v":2}',
-    b'{"v":1,"id":"' + b'a' * 129 + b'"}'])
+    b'[' * 100_000, b'x' * (MAX_BYTES + 1), b'{"v":1,"given":NaN}', b'{"v":1,"given":' + b'9' * 5000 + b'}',
+    b'{"v":true}', b'{"v":1,"given":1e999}',
+    b'{"v":1,"battery":"\\ud800"}', b'{"v":1,"id":"\\u0000"}', b'{"v":1,"body":[]}',
+    b'{"v":2}', b'{"v":1,"id":"' + b'a' * 129 + b'"}'])
 def test_hostile_envelopes(data: bytes) -> None:
     with pytest.raises(WireError):
         decode_ask(data)
