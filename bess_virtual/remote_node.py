@@ -23,7 +23,7 @@ from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams
 from .remote_link import LinkClient
 from .remote_requests import Outbox, OwnerTime, Pending
-from .remote_ros import RosLink
+from .remote_ros_node import RosLink
 from .remote_server_node import TlsParams
 from .remote_wire import Answer, Ask, WireError, decode_answer, encode, fields_of, message_of
 from .scheduling_node import Scheduling

@@ -16,7 +16,7 @@ from bess_core.params import param
 from bess_core.values import Severity
 
 from .remote_access import ORDERS, Access, Remembered, lateness
-from .remote_door import Done, Door
+from .remote_door_node import Done, Door
 from .remote_link import LinkServer, Tls
 from .remote_wire import Answer, Ask, WireError, decode_ask, encode, fields_of
 

@@ -19,8 +19,8 @@ from bess_core.params import ParameterError, build
 from bess_core.values import Quality
 from bess_virtual.aggregate_node import AggregateNode
 from bess_virtual.private_client import PrivateError, Servers, next_epoch
-from bess_virtual.private_nodes import CollectorNode, CollectorParams, HelperNode
 from bess_virtual.private_sum import ShareError, pack, split, to_units
+from bess_virtual.private_total_node import CollectorNode, CollectorParams, HelperNode
 from bess_virtual.remote_link import Tls
 from bess_virtual.scheduling_node import seconds
 

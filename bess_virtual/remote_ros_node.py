@@ -20,7 +20,7 @@ from rclpy.task import Future
 from bess_core.clock import Clock
 from bess_core.log import Log
 
-from .remote_door import Door
+from .remote_door_node import Door
 from .remote_wire import Answer, Ask, WireError
 
 EXPIRE_S = 0.1

@@ -19,7 +19,7 @@ from bess_core.values import Severity
 from .private_book import Book, BookError, Terms
 from .private_sum import MAX_HOUSEHOLDS, MAX_POWER, MAX_SLOTS, ShareError, add, runs, to_powers, unpack
 from .remote_access import Access
-from .remote_door import Door
+from .remote_door_node import Door
 from .remote_link import LinkClient, LinkServer
 from .remote_server_node import TlsParams
 from .remote_wire import Answer, Ask, WireError, decode_answer, decode_ask, encode, fields_of
