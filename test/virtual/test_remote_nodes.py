@@ -6,17 +6,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_site import Client, Owner, Wire, make_pki
+from conftest import _claim_domain
+from remote_site import CELL, Client, Owner, Wire, make_pki
 
-from bess_core import certs
+from bess.msg import BatteryStatus, PowerSetpoint
+from bess_core import certs, qos
+from bess_core.convert import battery_to_msg
 from bess_core.params import ParameterError, build
 from bess_core.values import Quality
 from bess_virtual.remote_link import LinkClient, LinkError, Tls
 from bess_virtual.remote_node import RemoteParams
+from bess_virtual.remote_ros_node import _OtherDomain
 from bess_virtual.remote_server_node import RemoteServerParams
 from bess_virtual.remote_wire import Ask, decode_answer, encode
 
@@ -299,6 +304,33 @@ def test_another_ros_domain(graph: Any, pki: Path) -> None:
     check_plain(graph, owner, far)
     graph.remove(far.node)
     assert not [t for t in threading.enumerate() if t.name == f'domain {domain}']
+
+
+def test_a_battery_that_only_another_domain_knows(graph: Any) -> None:
+    """Status and orders cross between two domains; nothing of the battery is on the graph of this one."""
+    other, lock = _claim_domain()
+    orders: list[float] = []
+    publishers: list[Any] = []
+
+    def opened(node: Any) -> None:
+        publishers.append(node.create_publisher(BatteryStatus, '/site/house/status', qos.MEASUREMENT))
+        node.create_subscription(PowerSetpoint, '/site/house/setpoint', lambda m: orders.append(m.power), qos.SETPOINT)
+
+    def publish() -> None:
+        now = graph.clock.now()
+        publishers[0].publish(battery_to_msg(replace(CELL, time=now, newest=now), graph.clock, 'house'))
+
+    owner = _OtherDomain(other, 'owner', opened, publish)
+    try:
+        far = Client(graph, 'attic', topic='/site/house', domain=other).wait_up()
+        assert far.node.reading.soc == 0.5
+        assert '/site/house/status' not in dict(graph.peer.get_topic_names_and_types())
+        far.ask(321.0)
+        graph.wait(lambda: 321.0 in orders, 'order in the other domain')
+    finally:
+        owner.close(lambda: None)
+        lock.close()
+    graph.wait(lambda: far.node.reading.quality == Quality.INVALID, 'owner gone: INVALID')
 
 
 def check_plain(graph: Any, owner: Owner, far: Client) -> None:
