@@ -201,12 +201,7 @@ class LogicalBatteryNode(BessNode):
             return
         now = self.clock.now()
         reading = self.measure(now)
-        if self.demand is not None:
-            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
-        else:
-            reading.setpoint, reading.setpoint_source = nan, ''
-        reading.lead_time = self.lead_time
-        reading.next_change, reading.next_power = self.scheduling.plan.next_change(self.clock.wall())
+        self._tell_asked(reading)
         if self._early is not None:
             reading.limit_reasons.append(f'lead time: ordered {self._early.at - self.clock.wall():.0f} s ahead')
         self.reading = reading
@@ -220,6 +215,15 @@ class LogicalBatteryNode(BessNode):
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         self._watch_quality(reading)
+
+    def _tell_asked(self, reading: BatteryReading) -> None:
+        """Fill in what is asked of this battery now, and what comes next."""
+        if self.demand is not None:
+            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
+        else:
+            reading.setpoint, reading.setpoint_source = nan, ''
+        reading.lead_time = self.lead_time
+        reading.next_change, reading.next_power = self.scheduling.plan.next_change(self.clock.wall())
 
     def _watch_quality(self, reading: BatteryReading) -> None:
         now = self.clock.now()
