@@ -234,12 +234,20 @@ def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.can_bms import CanBmsSimulator
+
+    options = _options(config, cell_high=3.6, cell_low=2.7)
+    return CanBmsSimulator(plant, _unit_of(config), faults, config.address, **options)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
     'sunspec_battery': _sunspec_battery,
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
+    'can_bms': _can_bms,
 }
 
 
