@@ -23,6 +23,7 @@ from bess_drivers.bus import Client, InlineBus, bus_for
 from bess_drivers.can import can_bms_codec as codec
 from bess_drivers.can.can_bms_codec import ALARM_PAIRS, Active, BatteryFrames
 from bess_drivers.can.channel import CanLink, Mailbox, parse_address
+from bess_drivers.device import Role
 
 INTERNAL_FAILURE = next(c for c in ALARM_PAIRS.values() if c.id == 'internal_failure')
 
@@ -83,6 +84,8 @@ def frames_of(reading: BatteryReading, params: CanBmsServerParams) -> BatteryFra
 
 class Sender:
     """The frames of one battery on a bus; runs in the bus thread like a device that is polled."""
+
+    role: ClassVar[Role] = Role.BATTERY
 
     def __init__(self, address: str) -> None:
         self.link = CanLink(parse_address(address), Mailbox([codec.KEEP_ALIVE]))

@@ -22,6 +22,7 @@ from bess_drivers.device import Disconnected, ReadOnlyError
 MAX_ID = 0x1FFFFFFF
 WAIT_S = 0.1  # how long the receiver waits for one frame before it looks whether it shall end
 SEND_S = 0.2  # how long sending one frame may block
+MAX_FAILED = 100  # receive errors in a row after which the channel is opened anew
 MAX_BITRATE = 1_000_000
 
 
@@ -174,15 +175,19 @@ class Channel:
 
     def _receive(self) -> None:
         counters, stop, receive = self.counters, self._stop, self._bus.recv
+        failed = 0  # in a row
         while not stop.is_set():
             try:
                 message = receive(WAIT_S)
-            except (can.CanError, OSError) as error:
-                self.failure = str(error) or type(error).__name__
-                return
-            except Exception:  # noqa: BLE001 - what another sender put on a UDP or serial bus may be anything
+            except Exception as error:  # noqa: BLE001 - what others put on a UDP or serial bus may be anything
                 counters.error_frames += 1
+                failed += 1
+                if isinstance(error, OSError) or failed > MAX_FAILED:
+                    self.failure = str(error) or type(error).__name__
+                    return
+                stop.wait(0.001 * failed)
                 continue
+            failed = 0
             if message is None:
                 continue
             if message.is_error_frame or message.is_remote_frame:

@@ -124,7 +124,8 @@ class CanBmsSimulator:
             self._bus.shutdown()
 
     def _serve(self) -> None:
-        due, frames = monotonic(), {}
+        due = monotonic()
+        frames: dict[int, bytes] = {}
         while not self._stop.is_set():
             try:
                 message = self._bus.recv(LISTEN_S)
