@@ -45,6 +45,7 @@ from .bus import Client, InlineBus, Order, bus_for
 from .device import DeviceError, Role
 from .driver_params import BatteryParams, ConverterParams, DriverParams, MeterParams
 from .gate import Gate, Setpoint
+from .modbus.link import ModbusLink, Ports
 
 CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
 MOVING_A = 5.0  # current from which a battery's values must move
@@ -80,8 +81,18 @@ class DriverNode(BessNode):
         self._moved_at = -inf
 
     def make_device(self) -> Any:
-        """The device object, from the device's part of the parameters."""
-        return self.DeviceClass(extract(self.DeviceClass.Params, self.params), read_only=self.params.read_only)
+        """The device object, from the device's part of the parameters.
+
+        Units that share a port share one connection; each keeps its own time-out, counters and `read_only`.
+        """
+        p, cls = self.params, self.DeviceClass
+        own = extract(cls.Params, p)
+        if not getattr(cls, 'shares_link', False):
+            return cls(own, read_only=p.read_only)
+        ports = self.ctx.shared.setdefault('ports', Ports())
+        return cls(own, read_only=p.read_only, link=ModbusLink(
+            p.address, timeout_s=p.timeout_s, read_only=p.read_only or getattr(cls, 'never_writes', False),
+            ports=ports))
 
     @classmethod
     def check(cls, parameters: Any) -> str:
