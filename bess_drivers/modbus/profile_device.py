@@ -14,6 +14,7 @@ from bess_core.values import Alarm, Identity, Severity
 from bess_drivers.device import BadValue, Counters, DeviceError, ReadOnlyError, Refused, Role
 from bess_drivers.modbus.image import Block, Registers, blocks, number_of, registers_of, start_of, write_function_of
 from bess_drivers.modbus.link import ModbusLink
+from bess_drivers.output_gate import OutputRule
 from bess_drivers.profiles.assemble import ASSEMBLE, derive
 from bess_drivers.profiles.csv_map import load_device
 from bess_drivers.profiles.model import FAST, ONCE, Detect, ModbusPlace, Point, Profile
@@ -433,10 +434,15 @@ class ModbusIo(ProfileDevice):
         number = value if point.keys.kind == 'digital_output' else point.raw(value, base=self._base(point))
         self._send(point, number)
 
-    @property
-    def outputs(self) -> dict[str, Point]:
-        """Outputs by name."""
-        return {n: p for n, p in self.profile.points.items() if p.keys.kind.endswith('output')}
+    def output_rules(self) -> dict[str, OutputRule]:
+        """What the last gate lets through, by output."""
+        rules = {}
+        for name, point in self.profile.points.items():
+            if point.keys.kind.endswith('output'):
+                digital = point.keys.kind == 'digital_output'
+                low, high = point.keys.range or (-inf, inf)
+                rules[name] = OutputRule(point.keys.safe, point.keys.latched, digital, low, high)
+        return rules
 
 
 class ModbusClimate(ProfileDevice):
