@@ -234,12 +234,22 @@ def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.register_layouts import LAYOUTS
+
+    options = _options(config, unit_id=1, layout='')
+    if options['layout'] not in LAYOUTS:
+        raise ValueError(f'{config.kind}: layout must be one of {", ".join(LAYOUTS)}, not {options["layout"]!r}')
+    return ModbusDevice(LAYOUTS[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
     'sunspec_battery': _sunspec_battery,
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
+    'registers': _registers,
 }
 
 
