@@ -39,6 +39,12 @@ class NoAnswer(DeviceError):
     kind = 'timeout'
 
 
+class Silent(DeviceError):
+    """A device that talks by itself (CAN) has not been heard; listening goes on, nothing is reopened."""
+
+    kind = 'silent'
+
+
 class Disconnected(DeviceError):
     """The port or connection is gone (refused, reset, unplugged)."""
 

@@ -19,6 +19,7 @@ from bess_core.yaml_lines import LineReader, Path_, UnreadableFile, build, read_
 from bess_drivers.device import Role
 
 from . import model as m
+from .can_model import CanKeys, CanPlace, check_can
 from .roles import VALUES, Value
 from .units import POSITIVE, UNITS, Unit
 
@@ -69,7 +70,10 @@ def check_modbus(place: m.ModbusPlace, section: m.ModbusKeys) -> str:
 
 
 #: transport name -> what it adds. A new transport registers itself here.
-TRANSPORTS: dict[str, Transport] = {'modbus': Transport(m.ModbusKeys, m.ModbusPlace, check_modbus)}
+TRANSPORTS: dict[str, Transport] = {
+    'modbus': Transport(m.ModbusKeys, m.ModbusPlace, check_modbus),
+    'can': Transport(CanKeys, CanPlace, check_can),
+}
 
 
 def load(path: Path, find: Callable[[str], Path]) -> m.Profile:

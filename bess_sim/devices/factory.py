@@ -243,6 +243,13 @@ def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> R
     return ModbusDevice(LAYOUTS[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
 
 
+def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.can_bms import CanBmsSimulator
+
+    options = _options(config, cell_high=3.6, cell_low=2.7)
+    return CanBmsSimulator(plant, _unit_of(config), faults, config.address, **options)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
@@ -250,6 +257,7 @@ BUILDERS: dict[str, Builder] = {
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
     'registers': _registers,
+    'can_bms': _can_bms,
 }
 
 
