@@ -28,7 +28,7 @@ class Block:
 
 def function_of(place: ModbusPlace, section: ModbusKeys) -> int:
     """Function code with which a point is read."""
-    return place.function or section.function
+    return section.read_function(place)
 
 
 def write_function_of(place: ModbusPlace, section: ModbusKeys) -> int:
@@ -41,7 +41,7 @@ def write_function_of(place: ModbusPlace, section: ModbusKeys) -> int:
 
 def start_of(place: ModbusPlace, section: ModbusKeys) -> int:
     """First register of a point as it goes over the wire."""
-    return place.address - section.address_base
+    return section.wire(place.address)
 
 
 def low_first(place: ModbusPlace, section: ModbusKeys) -> bool:
@@ -60,8 +60,7 @@ def blocks(points: Iterable[Point], section: ModbusKeys, max_registers: int = 0)
         else:
             by_function.setdefault(function, []).append(point)
     out: list[Block] = []
-    base = section.address_base
-    holes = [(first - base, last - base) for first, last in section.holes]
+    holes = [(section.wire(first), section.wire(last)) for first, last in section.holes]
     for function, members in sorted(by_function.items()):
         most = min(section.max_registers, max_registers or section.max_registers)
         most = MAX_READ_COILS if function in (1, 2) and section.max_registers == 125 else most

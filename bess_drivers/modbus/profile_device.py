@@ -5,15 +5,25 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan, nan
 from typing import Any, ClassVar
 
 from bess_core.params import param
 from bess_core.values import Alarm, Identity, Severity
 from bess_drivers.device import BadValue, Counters, DeviceError, ReadOnlyError, Refused, Role
-from bess_drivers.modbus.image import Block, Registers, blocks, number_of, registers_of, start_of, write_function_of
+from bess_drivers.modbus.image import (
+    Block,
+    Registers,
+    blocks,
+    function_of,
+    number_of,
+    registers_of,
+    start_of,
+    write_function_of,
+)
 from bess_drivers.modbus.link import ModbusLink
+from bess_drivers.output_gate import OutputRule
 from bess_drivers.profiles.assemble import ASSEMBLE, derive
 from bess_drivers.profiles.csv_map import load_device
 from bess_drivers.profiles.model import FAST, ONCE, Detect, ModbusPlace, Point, Profile
@@ -34,6 +44,12 @@ class ProfileParams:
     unit: int = param(1, doc='Modbus unit id', low=0, high=255)
     timeout_s: float = param(0.5, 's', 'how long to wait for an answer', low=0.01, high=60.0)
     invert: bool = param(False, doc='wiring or current transformers face the other way: all directions turn around')
+    word_order: str = param('', doc='of values of several registers; empty = as the profile says',
+                            choices=['', 'high_first', 'low_first'])
+    notation: str = param('', doc='how the addresses of the profile are meant (see profiles.md); empty = as it says',
+                          choices=['', 'plain', 'modicon'])
+    security_code: int = param(0, doc='number that unlocks writing, for devices that need one; 0 = none', low=0,
+                               high=0xFFFFFFFF)
     max_registers: int = param(0, doc='most registers of one read; 0 = as the profile says', low=0, high=125)
     check_model: bool = param(True, doc='refuse a device whose id registers are not those of the profile')
     heartbeat: bool = param(True, doc='serve the heartbeat of the device, where the profile has one')
@@ -56,7 +72,8 @@ class ProfileDevice:
         self._check()
         self.link = link or ModbusLink(params.address, timeout_s=params.timeout_s, read_only=read_only)
         self._read_only, self._clock = read_only, clock
-        self._section = self.profile.modbus
+        changed = {k: v for k in ('word_order', 'notation') if (v := getattr(params, k))}
+        self._section = replace(self.profile.modbus, **changed)
         self._absent: set[str] = set()  # optional points that the device refused
         self._limiter = WriteLimiter()
         self._beat = Beat(self.profile.heartbeat) if self.profile.heartbeat else None
@@ -142,7 +159,8 @@ class ProfileDevice:
         for group in self._blocks:
             if group != FAST:
                 self._read_group(group, nan)
-        text = {key: str(self._values.get(name, '')) for key, name in self.profile.identity.items()}
+        shown = {key: self._values.get(name, '') for key, name in self.profile.identity.items()}
+        text = {key: f'{v:.10g}' if isinstance(v, float) else str(v) for key, v in shown.items()}
         for key, value in text.items():
             point = self.profile.points[self.profile.identity[key]]
             number = self._numbers.get(point.name)
@@ -155,7 +173,7 @@ class ProfileDevice:
 
     def _detect_problem(self, detect: Detect) -> str:
         place: ModbusPlace = detect.place
-        function, start = place.function or self._section.function, start_of(place, self._section)
+        function, start = function_of(place, self._section), start_of(place, self._section)
         try:
             words = self.link.read(self.params.unit, function, start, place.span)
         except Refused:
@@ -225,9 +243,7 @@ class ProfileDevice:
         try:
             self._fetch(block)
         except Refused:
-            if not any(p.keys.optional for p in block.points):
-                raise
-            self._without_refused(block)
+            self._find_refused(block)
         at = now if not isnan(now) else -inf
         for point in block.points:
             if point.name in self._absent:
@@ -242,8 +258,13 @@ class ProfileDevice:
         words = self.link.read(self.params.unit, block.function, block.span.start, block.span.count)
         self._registers.put(block.function, block.span.start, words)
 
-    def _without_refused(self, block: Block) -> None:
-        """A block was refused: find the optional points that this device does not have, and plan without them."""
+    def _find_refused(self, block: Block) -> None:
+        """A block was refused: read its points one by one and plan anew.
+
+        Optional points that are refused are not there. When none is, the device refuses the registers in
+        between, and nothing is read over gaps any more. Raises `Refused` for a point that must be there.
+        """
+        before = len(self._absent)
         for point in block.points:
             for part in blocks([point], self._section, self.params.max_registers):
                 try:
@@ -252,6 +273,8 @@ class ProfileDevice:
                     if not point.keys.optional:
                         raise
                     self._absent.add(point.name)
+        if len(self._absent) == before:
+            self._section = replace(self._section, max_gap=0)
         self._plan()
 
     def _take(self, point: Point, at: float) -> None:
@@ -400,7 +423,8 @@ class ModbusConverter(ProfileDevice):
             raise BadValue(f'power of {power} W')
         if not self.profile.order:
             raise BadValue(f'profile {self.profile.name} takes no orders')
-        order = Order(power=power, reactive_power=reactive_power, lease=lease)
+        order = Order(power=power, reactive_power=reactive_power, lease=lease, security_code=self._code(),
+                      dc_voltage=float(self._values.get('dc_voltage', nan)))
         if not self._started:
             self._carry_out(self.profile.start, order)
             self._started = True
@@ -412,11 +436,14 @@ class ModbusConverter(ProfileDevice):
                 self._limiter.forget()
             raise
 
+    def _code(self) -> float:
+        return float(self.params.security_code) if self.params.security_code else nan
+
     def stop(self) -> None:
         """See `ConverterDevice`."""
         self._refuse_read_only()
         self._started = False
-        self._carry_out(self.profile.stop, Order(power=0.0, reactive_power=0.0, lease=0.0))
+        self._carry_out(self.profile.stop, Order(power=0.0, reactive_power=0.0, lease=0.0, security_code=self._code()))
 
 
 class ModbusIo(ProfileDevice):
@@ -433,10 +460,15 @@ class ModbusIo(ProfileDevice):
         number = value if point.keys.kind == 'digital_output' else point.raw(value, base=self._base(point))
         self._send(point, number)
 
-    @property
-    def outputs(self) -> dict[str, Point]:
-        """Outputs by name."""
-        return {n: p for n, p in self.profile.points.items() if p.keys.kind.endswith('output')}
+    def output_rules(self) -> dict[str, OutputRule]:
+        """What the last gate lets through, by output."""
+        rules = {}
+        for name, point in self.profile.points.items():
+            if point.keys.kind.endswith('output'):
+                digital = point.keys.kind == 'digital_output'
+                low, high = point.keys.range or (-inf, inf)
+                rules[name] = OutputRule(point.keys.safe, point.keys.latched, digital, low, high)
+        return rules
 
 
 class ModbusClimate(ProfileDevice):

@@ -33,7 +33,8 @@ _NO_BITS: tuple[Alarm, ...] = ()
 
 
 def derive(profile: Profile, values: dict[str, Any]) -> None:
-    """Add the derived values."""
+    """Add constants and derived values."""
+    values.update(profile.constants)
     for name, keys in profile.derived.items():
         values[name] = _derived(keys, values)
 
@@ -61,7 +62,8 @@ def alarms(profile: Profile, raws: Mapping[str, float]) -> tuple[Alarm, ...]:
         raw = raws.get(fault.point, nan)
         if isnan(raw):
             continue
-        if (int(raw) >> fault.bit & 1) if fault.bit >= 0 else int(raw) == fault.code:
+        number = int(raw)
+        if number >> fault.bit & 1 if fault.bit >= 0 else number == fault.code if fault.code else number:
             found.append(Alarm(fault.id, fault.severity, f'{profile.head.title}: {fault.name}'))
     return tuple(found)
 
@@ -210,5 +212,5 @@ ASSEMBLE = {Role.METER: meter, Role.CONVERTER: converter, Role.BATTERY: battery,
 
 def missing(profile: Profile) -> list[str]:
     """Values of the role that the profile cannot fill: they stay NaN or UNKNOWN."""
-    filled = {*profile.points, *profile.derived, *(['state', 'mode'] if profile.states else [])}
+    filled = {*profile.points, *profile.constants, *profile.derived, *(['state', 'mode'] if profile.states else [])}
     return [name for name in VALUES[profile.role] if name not in filled]

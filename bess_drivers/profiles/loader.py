@@ -27,9 +27,10 @@ NAME = re.compile(r'[a-z][a-z0-9_]{0,63}\Z')
 POINT_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 BITS = re.compile(r'(\d+)(?:-(\d+))?\Z')
 SECTIONS = ('extends', 'polls', 'points', 'derived', 'states', 'faults', 'detect', 'identity', 'write', 'verified',
-            'notes')
+            'notes', 'constants')
 WRITE = ('order', 'start', 'stop', 'contactor', 'confirm', 'climate', 'heartbeat')
-WORDS = ('power', 'charge_power', 'discharge_power', 'reactive_power', 'lease', 'temperature', 'mode')
+WORDS = ('power', 'charge_power', 'discharge_power', 'current', 'charge_current', 'reactive_power', 'lease',
+         'security_code', 'temperature', 'mode')
 BIT_WORDS = ('charging', 'discharging', 'running')
 CONTACTOR = ('open', 'closed', 'charge_only', 'discharge_only')
 MAX_EXTENDS = 5
@@ -49,8 +50,8 @@ class Transport(NamedTuple):
 
 def check_modbus(place: m.ModbusPlace, section: m.ModbusKeys) -> str:
     """What is wrong with the place of a Modbus point."""
-    at = place.address - section.address_base
-    function = place.function or section.function
+    at = section.wire(place.address)
+    function = section.read_function(place)
     if not 0 <= at <= 65535 or at + place.span > 65536:
         return (f'address {place.address} with address_base {section.address_base} is register {at} to '
                 f'{at + place.span - 1} on the wire; allowed: 0 to 65535')
@@ -60,8 +61,7 @@ def check_modbus(place: m.ModbusPlace, section: m.ModbusKeys) -> str:
         return f'stride {place.stride} is shorter than a value of {place.words} registers'
     if place.words > section.max_registers:
         return f'one value of {place.words} registers is longer than max_registers {section.max_registers}'
-    base = section.address_base
-    if any(first - base < at + place.span and last - base >= at for first, last in section.holes):
+    if any(section.wire(first) < at + place.span and section.wire(last) >= at for first, last in section.holes):
         return f'address {place.address} lies in one of the holes'
     write = place.write_function or section.write_function
     if write and (write in (5, 15)) != (place.type == 'bool') and place.write_function:
@@ -195,7 +195,7 @@ class Loader:
             modbus=self._section if isinstance(self._section, m.ModbusKeys) else m.ModbusKeys(),
             section=self._section, polls=polls,
             verified=tuple(self._list('verified', m.Verified)), notes=self._texts('notes'),
-            derived=derived, states=states, faults=faults,
+            constants=self._constants(), derived=derived, states=states, faults=faults,
             detect=tuple(self._detect()), identity=self._identity(),
             order=self._steps(write, 'order'), start=self._steps(write, 'start'), stop=self._steps(write, 'stop'),
             climate=self._steps(write, 'climate'),
@@ -351,6 +351,19 @@ class Loader:
             self._r.say(path, f'point {name!r} has access {point.keys.access!r}, needs {access!r}')
         return point
 
+    def _constants(self) -> dict[str, float]:
+        raw = self._part('constants', {})
+        if not isinstance(raw, dict):
+            self._r.say(('constants',), 'must be a mapping')
+            return {}
+        known = [n for n, v in VALUES[self._role].items() if v.enum is None and not v.array]
+        for name, value in raw.items():
+            if name not in known or isinstance(value, bool) or not isinstance(value, (int, float)):
+                self._r.say(('constants', name), f'must be a number (SI) for one of {", ".join(known)}')
+            elif name in self._points:
+                self._r.say(('constants', name), 'is a point already')
+        return {n: float(v) for n, v in raw.items() if isinstance(v, (int, float))}
+
     def _derived(self) -> dict[str, m.DerivedKeys]:
         out = {}
         for name, keys in self._built('derived', m.DerivedKeys).items():
@@ -381,13 +394,15 @@ class Loader:
         for point_name, keys in self._built('faults', m.FaultKeys).items():
             path = ('faults', point_name)
             self._use(path, point_name)
-            if not keys.bits and not keys.codes:
-                self._r.say(path, 'needs bits or codes')
+            if not keys.bits and not keys.codes and not keys.any:
+                self._r.say(path, 'needs bits, codes or any')
+            if keys.any:
+                out.append(m.Fault(point_name, f'{prefix}.{snake(keys.any)}', Severity[keys.severity], keys.any))
             for table, name_of in (('bits', keys.bits), ('codes', keys.codes)):
                 for number, name in name_of.items():
                     ok = isinstance(number, int) and not isinstance(number, bool) and isinstance(name, str) and name
-                    if not ok or (table == 'bits' and not 0 <= number < 64):
-                        self._r.say((*path, table, number), 'must be a bit 0..63 (or a code) and a name')
+                    if not ok or (table == 'bits' and not 0 <= number < 64) or (table == 'codes' and number == 0):
+                        self._r.say((*path, table, number), 'must be a bit 0..63 (or a code that is not 0) and a name')
                         continue
                     out.append(m.Fault(point_name, f'{prefix}.{snake(name)}', Severity[keys.severity], name,
                                        number if table == 'bits' else -1, number if table == 'codes' else 0))

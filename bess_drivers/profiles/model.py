@@ -95,12 +95,26 @@ class ModbusKeys:
                           choices=[1, 2, 3, 4])
     write_function: int = param(0, doc='function code of writes; 0 = 16 (15 for coils)', choices=[0, 5, 6, 15, 16])
     word_order: str = param('high_first', doc='of values of several registers', choices=['high_first', 'low_first'])
-    address_base: int = param(0, doc='number in the document of the register that is 0 on the wire: 0, 1, 30001, 40001',
-                              low=0, high=65535)
+    address_base: int = param(0, doc='number in the document of the register that is 0 on the wire', low=0, high=65535)
+    notation: str = param('plain', doc='modicon: 30001 is input register 0, 40001 holding register 0 (1 and 10001: '
+                                       'coil and discrete input 0)', choices=['plain', 'modicon'])
     max_registers: int = param(125, doc='most registers of one read', low=1, high=125)
     max_gap: int = param(16, doc='most registers without a point that a read may pass over', low=0, high=124)
     holes: tuple[tuple[int, int], ...] = param((), doc='[first, last] addresses that no read may touch')
     pause: float = param(0.0, 's', 'silence that the device needs between two requests', low=0.0, high=5.0)
+
+    def wire(self, address: int) -> int:
+        """Address on the wire of an address as the document writes it."""
+        if self.notation == 'modicon':
+            return address % (100_000 if address >= 100_000 else 10_000) - 1
+        return address - self.address_base
+
+    def read_function(self, place: ModbusPlace) -> int:
+        """Function code with which a point is read."""
+        if place.function or self.notation != 'modicon':
+            return place.function or self.function
+        leading = place.address // (100_000 if place.address >= 100_000 else 10_000)
+        return {0: 1, 1: 2, 3: 4}.get(leading, 3)
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,7 @@ class FaultKeys:
     severity: str = param('ERROR', doc='of all its faults', choices=['WARNING', 'ERROR', 'CRITICAL'])
     bits: dict = param({}, doc='bit -> name')
     codes: dict = param({}, doc='number -> name')
+    any: str = param('', doc='name of the fault of any number but zero')
 
 
 @dataclass(frozen=True)
@@ -188,8 +203,8 @@ class StepKeys:
     """One write of a sequence."""
 
     point: str = param(doc='what is written')
-    value: Any = param(None, doc='a number, or power, charge_power, discharge_power, reactive_power, lease, '
-                                 'temperature, mode')
+    value: Any = param(None, doc='a number, or power, charge_power, discharge_power, current, charge_current, '
+                                 'reactive_power, lease, security_code, temperature, mode')
     bits: dict = param({}, doc='bit -> 0, 1, charging, discharging or running; the other bits stay')
     when: str = param('always', doc='only if', choices=['always', 'charging', 'discharging', 'idle', 'reactive'])
 
@@ -308,7 +323,7 @@ class Fault:
     severity: Severity
     name: str
     bit: int = -1  # -1: `code`
-    code: int = 0
+    code: int = 0  # 0 without a bit: any number but zero
 
 
 @dataclass(frozen=True)
@@ -333,6 +348,7 @@ class Profile:
     polls: Mapping[str, float] = field(default_factory=dict)  # group -> s
     verified: tuple[Verified, ...] = ()
     notes: tuple[str, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)  # value of the role -> SI
     derived: Mapping[str, DerivedKeys] = field(default_factory=dict)
     states: tuple[RuleKeys, ...] = ()
     faults: tuple[Fault, ...] = ()

@@ -31,6 +31,8 @@ class Order(NamedTuple):
     lease: float = nan  # s
     temperature: float = nan  # degC
     mode: float = nan  # ClimateMode
+    dc_voltage: float = nan  # V, for devices that take a current
+    security_code: float = nan  # number that unlocks writing
 
     def word(self, name: str) -> float:
         """The number that a step means by a word."""
@@ -38,6 +40,11 @@ class Order(NamedTuple):
             return max(self.power, 0.0)
         if name == 'discharge_power':
             return max(-self.power, 0.0)
+        if name in ('current', 'charge_current'):
+            power = self.power if name == 'current' else max(self.power, 0.0)
+            if power and not self.dc_voltage > 0.0:
+                raise BadValue('the device takes a current, and its voltage is not known')
+            return power / self.dc_voltage if power else 0.0
         if name == 'lease':
             return float(ceil(self.lease))
         return float(getattr(self, name))

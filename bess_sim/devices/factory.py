@@ -234,6 +234,15 @@ def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.register_layouts import LAYOUTS
+
+    options = _options(config, unit_id=1, layout='')
+    if options['layout'] not in LAYOUTS:
+        raise ValueError(f'{config.kind}: layout must be one of {", ".join(LAYOUTS)}, not {options["layout"]!r}')
+    return ModbusDevice(LAYOUTS[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
+
+
 def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.can_bms import CanBmsSimulator
 
@@ -257,6 +266,7 @@ BUILDERS: dict[str, Builder] = {
     'sunspec_battery': _sunspec_battery,
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
+    'registers': _registers,
     'can_bms': _can_bms,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }

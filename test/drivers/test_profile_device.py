@@ -140,6 +140,20 @@ def test_an_optional_point_that_is_refused_is_not_known_and_not_asked_for_again(
     device.close()
 
 
+def test_a_device_that_refuses_the_registers_in_between_is_read_without_them(
+        tmp_path: Path, serve: Callable[..., ModbusDeviceServer]) -> None:
+    image = meter_image()
+    for gap in (2, 3, 5, 6, 7):
+        del image.words[4][gap]
+    device = meter(tmp_path, serve({1: image}))
+    device.identify()
+    assert device.read(1.0).frequency == pytest.approx(50.01)
+    image.reads.clear()
+    device.read(2.0)
+    assert image.reads == [(4, 0, 2), (4, 4, 1), (4, 30, 1)]
+    device.close()
+
+
 def test_a_needed_point_that_is_refused_is_an_error(tmp_path: Path, serve: Callable[..., ModbusDeviceServer]) -> None:
     image = meter_image()
     del image.words[4][4]
