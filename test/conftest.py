@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
-import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from ros_domain import claim_domain
 
 if TYPE_CHECKING:
     from bess_core.clock import Clock
@@ -21,26 +19,10 @@ if TYPE_CHECKING:
     from bess_core.runtime import Runtime
 
 DEADLINE_S = 10.0  # how long a condition may take to come true
-DOMAINS = range(1, 100)  # their ports stay below the ones that the system gives out
-
-
-def _claim_domain() -> tuple[int, IO[str]]:
-    """A ROS domain that no other test process uses, for as long as the returned file is open."""
-    folder = Path(tempfile.gettempdir()) / f'bess-test-domains-{os.getuid()}'
-    folder.mkdir(exist_ok=True)
-    for domain in random.sample(DOMAINS, len(DOMAINS)):
-        lock = open(folder / f'{domain}.lock', 'w', encoding='ascii')  # noqa: SIM115 - open until the process ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return domain, lock
-    raise RuntimeError(f'all ROS domains are taken: {folder}')
 
 
 # At import: rclpy and message classes read these once, and child processes inherit them.
-_DOMAIN, _LOCK = _claim_domain()
+_DOMAIN, _LOCK = claim_domain()
 os.environ.update(
     ROS_DOMAIN_ID=str(_DOMAIN), ROS_PYTHON_CHECK_FIELDS='1', ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
 

@@ -194,7 +194,7 @@ BROKEN: list[tuple[str, list[tuple[str, str]], str, str]] = [
     ('member named twice', [('members: [unit_a]', 'members: [unit_a, unit_a]')], 'members:',
      r"nodes\.all\.members: 'unit_a' is named twice$"),
     ('no member', [('members: [unit_a]', 'members: []')], 'all:',
-     r'nodes\.all: an aggregate needs at least one member'),
+     r'nodes\.all: needs at least one member'),
     ('refers to itself', [('members: [unit_a]', 'members: [all]'), ('source: all', 'source: unit_a')], 'all:',
      r'nodes\.all: refers to itself: all -> all$'),
     ('cycle', [('members: [unit_a]', 'members: [grid]')], 'all:',

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import _claim_domain
+from ros_domain import claim_domain
 from remote_site import CELL, Client, Owner, Wire, make_pki
 
 from bess.msg import BatteryStatus, PowerSetpoint
@@ -308,7 +308,7 @@ def test_another_ros_domain(graph: Any, pki: Path) -> None:
 
 def test_a_battery_that_only_another_domain_knows(graph: Any) -> None:
     """Status and orders cross between two domains; nothing of the battery is on the graph of this one."""
-    other, lock = _claim_domain()
+    other, lock = claim_domain()
     orders: list[float] = []
     publishers: list[Any] = []
 
