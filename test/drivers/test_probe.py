@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from can_bus import can_address, can_port, wire  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from bess_core.values import Identity
 from bess_drivers.device import Disconnected
 from bess_drivers.probe import Found, fragment, probe
 from bess_sim.device_faults import DeviceFaults
+from bess_sim.devices.can_bms import CanBmsSimulator
 from bess_sim.devices.carlo_gavazzi import CarloGavazziSimulator
 from bess_sim.devices.jbd import JbdSimulator
 from bess_sim.devices.modbus_server import ModbusDeviceServer, ModbusRtuServer
@@ -199,3 +201,17 @@ def test_devices_that_answer_anything_are_survived(seed: int, data: st.DataObjec
         assert not server.writes
     finally:
         server.stop()
+
+
+def test_a_can_bus_is_listened_to(can_address: str, wire: Any, tmp_path: Path) -> None:
+    simulator = CanBmsSimulator(StaticPlant(), 'u', DeviceFaults(), can_address)
+    assert probe(can_address, timeout_s=0.2) == []
+    simulator.start()
+    try:
+        found = probe(can_address)
+        assert ('can_bms', 'bms') in [(f.type, f.name) for f in found]
+        assert [n.type for n in loads(found[:1], tmp_path)] == ['can_bms']
+        heard = {m.arbitration_id for m in iter(lambda: wire.recv(0.0), None)}
+        assert 0x305 not in heard, 'an inverter would send its keep-alive; a probe says nothing'
+    finally:
+        simulator.stop()
