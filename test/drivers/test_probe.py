@@ -76,7 +76,8 @@ def loads(found: list[Found], folder: Path) -> list[Any]:
 def test_a_gateway_with_several_devices(serve: Callable[..., Any], tmp_path: Path) -> None:
     plant = StaticPlant()
     address, spies = serve(
-        u1=LAYOUTS['eastron_sdm630'](plant, '', DeviceFaults()), u2=CarloGavazziSimulator(plant, DeviceFaults(), 'em540'),
+        u1=LAYOUTS['eastron_sdm630'](plant, '', DeviceFaults()),
+        u2=CarloGavazziSimulator(plant, DeviceFaults(), 'em540'),
         u3=SunSpecBatterySimulator(plant, 'u'), u4=SunSpecInverterSimulator(plant, 'u'),
         u5=SunSpecMeterSimulator(plant), u6=LAYOUTS['rd6006'](StaticPlant(), 'u', DeviceFaults()),
         u7=RegisterImage())
@@ -203,7 +204,7 @@ def test_devices_that_answer_anything_are_survived(seed: int, data: st.DataObjec
         server.stop()
 
 
-def test_a_can_bus_is_listened_to(can_address: str, wire: Any, tmp_path: Path) -> None:
+def test_a_can_bus_is_listened_to(can_address: str, wire: Any, tmp_path: Path) -> None:  # noqa: F811
     simulator = CanBmsSimulator(StaticPlant(), 'u', DeviceFaults(), can_address)
     assert probe(can_address, timeout_s=0.2) == []
     simulator.start()
