@@ -37,8 +37,8 @@ write:
   contactor: {closed: [{point: SetOp, value: 1}], open: [{point: SetOp, value: 2}]}
 """
 #: The columns, defaults and names of the agent (its README is source document 001).
-MAP = ('mesa_name,driver_point_name,topic_prefix,scale_factor,offset,unit,rpc_attempts,rpc_wait,max_data_age,'
-       'buffer_length\n' """\
+MAP = """mesa_name,driver_point_name,topic_prefix,scale_factor,offset,unit,rpc_attempts,rpc_wait,max_data_age,\
+buffer_length
 V,Voltage,Campus/BESS/Battery,,,V,,,,
 A,Amps,Campus/BESS/Battery,-1,0,A,,,,
 SoC,StateOfCharge,Campus/BESS/Battery,1,-2,%WHRtg,,,30,3
