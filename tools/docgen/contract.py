@@ -121,7 +121,8 @@ METHODS = {'create_publisher': 'publishes', 'create_subscription': 'reads', 'cre
 HELPERS = {'SetpointSender': 'every node that orders a battery or converter'}
 ROLES = {
     'BessNode': 'every node', 'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
-    'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver', 'ModeNode': 'mode',
+    'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver',
+    'IoDriverNode': 'I/O driver', 'ClimateDriverNode': 'climate driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',
     'AggregateNode': 'aggregate', 'Supervisor': 'supervisor', **HELPERS,
 }
