@@ -54,7 +54,7 @@ class _Layer:
         for i in self._special:
             out[i] = self._one(i, raw[i])
         if outside is not None and outside.any():
-            for i in np.flatnonzero(outside):
+            for i in np.flatnonzero(outside).tolist():
                 out[i] = self._one(i, raw[i])
         values.update(zip(self.names, out, strict=True))
 
