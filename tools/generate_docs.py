@@ -1,4 +1,4 @@
-"""Generate `docs/contract.md`, `docs/parameters.md` and `docs/faults.md` from the code.
+"""Generate `docs/contract.md`, `docs/parameters.md`, `docs/faults.md` and `docs/drivers.md` from the code.
 
     python tools/generate_docs.py            # write what changed
     python tools/generate_docs.py --check    # exit code 1 when a file is out of date or a comment is missing
@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from docgen import contract, faults, parameters
+from docgen import contract, drivers, faults, parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES: dict[str, Callable[[Path], tuple[str, list[str]]]] = {
     'contract.md': contract.render,
     'parameters.md': lambda _: parameters.render(),
     'faults.md': faults.render,
+    'drivers.md': drivers.render,
 }
 
 

@@ -17,9 +17,9 @@ KINDS = {'u16': Kind.U16, 'i16': Kind.I16, 'u32': Kind.U32, 'i32': Kind.I32, 'u6
 MAX_READ_COILS = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """One read request and the points that it brings."""
+    """One read request and the points that it brings; each is itself only."""
 
     function: int
     span: Span

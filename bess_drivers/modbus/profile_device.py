@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan, nan
 from typing import Any, ClassVar
 
 from bess_core.params import param
 from bess_core.values import Alarm, Identity, Severity
-from bess_drivers.device import BadValue, Counters, DeviceError, ReadOnlyError, Refused, Role
+from bess_drivers.device import BadFrame, BadValue, Counters, DeviceError, ReadOnlyError, Refused, Role
+from bess_drivers.modbus.block_decoder import BlockDecoder
 from bess_drivers.modbus.image import (
     Block,
     Registers,
@@ -81,6 +82,7 @@ class ProfileDevice:
             n: deque(maxlen=p.keys.keep) for n, p in self.profile.points.items() if p.keys.keep > 1}
         self._forget()
         self._blocks: dict[str, list[Block]] = {}
+        self._decoders: dict[Block, BlockDecoder] = {}
         self._plan()
 
     def _check(self) -> None:
@@ -120,6 +122,10 @@ class ProfileDevice:
             if point.readable and point.name not in self._absent:
                 groups.setdefault(point.keys.poll, []).append(point)
         self._blocks = {g: blocks(pts, self._section, self.params.max_registers) for g, pts in groups.items()}
+        self._decoders = {b: self._decoder(b) for members in self._blocks.values() for b in members}
+
+    def _decoder(self, block: Block) -> BlockDecoder:
+        return BlockDecoder(block, self._section, self._base, self.params.invert)
 
     # -- Device ----------------------------------------------------------------------------------
 
@@ -240,23 +246,36 @@ class ProfileDevice:
             self._read_block(block, now)
 
     def _read_block(self, block: Block, now: float) -> None:
+        at = now if not isnan(now) else -inf
+        decoder = self._decoders.get(block) or self._decoder(block)  # of a plan that has just been replaced
         try:
-            self._fetch(block)
+            words = self._fetch(block)
         except Refused:
             self._find_refused(block)
-        at = now if not isnan(now) else -inf
-        for point in block.points:
-            if point.name in self._absent:
-                self._numbers.pop(point.name, None)
-                self._values.pop(point.name, None)
-                continue
+            for point in block.points:
+                if point.name not in self._absent:
+                    self._take(point, at)
+                else:
+                    self._numbers.pop(point.name, None)
+                    self._values.pop(point.name, None)
+            return
+        numbers, values = decoder.decode(words)
+        self._numbers.update(numbers)
+        self._values.update(values)
+        self._stamp(decoder.names, at)
+        for point in decoder.rest:
             self._take(point, at)
 
-    def _fetch(self, block: Block) -> None:
+    def _fetch(self, block: Block) -> list[int]:
         if self._section.pause:
             time.sleep(self._section.pause)
         words = self.link.read(self.params.unit, block.function, block.span.start, block.span.count)
-        self._registers.put(block.function, block.span.start, words)
+        if len(words) != block.span.count:
+            raise BadFrame(f'{len(words)} registers instead of {block.span.count} at {block.span.start}')
+        decoder = self._decoders.get(block)
+        if decoder is None or decoder.rest:
+            self._registers.put(block.function, block.span.start, words)
+        return words
 
     def _find_refused(self, block: Block) -> None:
         """A block was refused: read its points one by one and plan anew.
@@ -287,12 +306,16 @@ class ProfileDevice:
             exponent = self._numbers.get(point.keys.scale_factor, nan)
             value = nan if isnan(exponent) else self._decoded(point, number, exponent)
         self._numbers[point.name], self._values[point.name] = number, value
+        self._stamp((point.name,), at)
+
+    def _stamp(self, names: Sequence[str], at: float) -> None:
+        """These points were just read; `at` -inf: at a time that is not known here."""
         if at > -inf:
-            self._times[point.name] = at
+            self._times.update(dict.fromkeys(names, at))
         else:
-            self._undated.add(point.name)
-        if point.name in self.history:
-            self.history[point.name].append((at, value))
+            self._undated.update(names)
+        for name in self.history.keys() & set(names) if self.history else ():
+            self.history[name].append((at, self._values[name]))
 
     def _decoded(self, point: Point, number: Any, exponent: float) -> Any:
         if isinstance(number, str):

@@ -213,4 +213,6 @@ ASSEMBLE = {Role.METER: meter, Role.CONVERTER: converter, Role.BATTERY: battery,
 def missing(profile: Profile) -> list[str]:
     """Values of the role that the profile cannot fill: they stay NaN or UNKNOWN."""
     filled = {*profile.points, *profile.constants, *profile.derived, *(['state', 'mode'] if profile.states else [])}
+    if {'dc_voltage', 'dc_current'} <= filled:
+        filled.add('dc_power')
     return [name for name in VALUES[profile.role] if name not in filled]

@@ -118,8 +118,9 @@ def apply(rows: list[Row], base: Profile, name: str, path: Path) -> Profile:
     """The profile that results from a map over the points of `base`. Raises `ProfileError`.
 
     A `mesa_name` that is a value of the role (or stands for one, see `mesa`) fills it; any other name
-    (points of the controls, of a subclass) stays as it is. Points of `base` that controls, faults and
-    states use keep their names too, beside the mapped ones.
+    (points of the controls, of a subclass) stays as it is. Points of `base` that fill the role under
+    its own names, or that controls, faults and states use, stay beside the mapped ones; any other point
+    without a row is gone, as in the agent.
     """
     messages: list[str] = []
     points: dict[str, Point] = {}
@@ -145,7 +146,7 @@ def apply(rows: list[Row], base: Profile, name: str, path: Path) -> Profile:
     if messages:
         raise ProfileError(messages)
     used = _used(base)
-    kept = {n: p for n, p in base.points.items() if n in used and n not in points}
+    kept = {n: p for n, p in base.points.items() if (n in used or n in known) and n not in points}
     derived = {n: d for n, d in base.derived.items() if n not in points}
     return replace(base, name=name.removesuffix('.csv'), path=path, points={**kept, **points}, derived=derived)
 

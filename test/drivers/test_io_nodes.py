@@ -151,3 +151,18 @@ def test_a_climate_device_falls_back(graph: Any, bench: Callable[..., Bench]) ->
     assert 'neither' in answer.message
     answer = graph.call(SetClimate, 'device/set_climate', SetClimate.Request(mode=0, temperature=99.0, lease=1.0))
     assert 'not in 5..40' in answer.message
+
+
+def test_diagnostics_tell_traffic_and_the_age_of_each_point(graph: Any, bench: Callable[..., Bench]) -> None:
+    b = bench('modbus_io', IO, IoStatus)
+    graph.wait(lambda: b.node._client.counters.ok >= 3, 'polls')
+    shown = b.node.diagnostics()
+    assert shown['requests'] >= 3
+    assert shown['wire requests'] >= 3 * shown['requests'] - 3  # three blocks per poll
+    for key in ('round trip p50 [ms]', 'round trip p99 [ms]', 'wire p50 [ms]', 'wire p99 [ms]'):
+        assert 0.0 <= float(shown[key]) < 5000.0
+    assert {k for k in shown if k.startswith('age ')} == {
+        'age [s]', 'age relay [s]', 'age lamp [s]', 'age door [s]', 'age tank [s]'}
+    assert float(shown['age tank [s]']) < 5.0
+    b.server.faults.inject('modbus_exception', 4)
+    graph.wait(lambda: b.node.diagnostics().get('errors refused', 0) >= 1, 'errors are counted by kind')

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ros_domain import claim_domain
 from remote_site import CELL, Client, Owner, Wire, make_pki
+from ros_domain import claim_domain
 
 from bess.msg import BatteryStatus, PowerSetpoint
 from bess_core import certs, qos

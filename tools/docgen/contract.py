@@ -124,7 +124,8 @@ ROLES = {
     'Scheduling': 'logical battery', 'Reservations': 'logical battery',
     'Administrator': 'administrator',
     'BessNode': 'every node', 'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
-    'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver', 'ModeNode': 'mode',
+    'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver',
+    'IoDriverNode': 'I/O driver', 'ClimateDriverNode': 'climate driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',
     'AggregateNode': 'aggregate', 'Supervisor': 'supervisor', **HELPERS,
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from . import HEADER, code, table
+from . import HEADER, code, drivers, table
 
 #: Function or class name -> position of the fault id among its arguments.
 CALLS = {'raise_fault': 0, 'raise_': 0, 'set_fault': 1, 'Alarm': 0}
@@ -147,6 +147,7 @@ def render(root: Path) -> tuple[str, list[str]]:
         lines.append(table(['Id', 'Severity', 'Raised by', 'Meaning', 'What to do'],
                            [[code(e['id']), e['severity'], e['raised_by'], e['meaning'], e['action']]
                             for e in group['faults']]))
+    lines += drivers.fault_tables()
     return '\n'.join(lines), problems
 
 
