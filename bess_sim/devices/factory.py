@@ -269,6 +269,14 @@ def _serial_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> 
     return SerialLine(link_path(config.address), faults, bms.answer)
 
 
+def _sonnen(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.sonnen import SonnenSimulator
+
+    options = _options(config, form='local', token='')
+    host, port = tcp_address(config.address)
+    return SonnenSimulator(plant, _unit_of(config), faults, host, port, **options)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
@@ -278,6 +286,7 @@ BUILDERS: dict[str, Builder] = {
     'registers': _registers,
     'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
+    'sonnen': _sonnen,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
 

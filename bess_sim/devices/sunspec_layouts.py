@@ -184,7 +184,8 @@ class FlowBattery(SunSpecRegisters):
         for n in (0, 1):
             at = 36 + 24 * n
             self.fill(1, {at: ('u16', n), at + 2: ('u32', 3), at + 4: ('u16', p.soc * 1000), at + 16: ('u32', 0),
-                          at + 18: ('u32', self.module_events2 if n else 0), at + 20: ('u16', self.connection if n else 0)})
+                          at + 18: ('u32', self.module_events2 if n else 0),
+                          at + 20: ('u16', self.connection if n else 0)})
 
     def obey(self, address: int, value: int) -> None:
         """See `RegisterDevice`."""
