@@ -244,9 +244,10 @@ def _sunspec_meter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
 def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.register_layouts import LAYOUTS as PLAIN
     from bess_sim.devices.sunspec_layouts import SUNSPEC_LAYOUTS
+    from bess_sim.devices.victron import VICTRON_LAYOUTS
 
     options = _options(config, unit_id=1, layout='')
-    layouts = {**PLAIN, **SUNSPEC_LAYOUTS}
+    layouts = {**PLAIN, **SUNSPEC_LAYOUTS, **VICTRON_LAYOUTS}
     if options['layout'] not in layouts:
         raise ValueError(f'{config.kind}: layout must be one of {", ".join(layouts)}, not {options["layout"]!r}')
     return ModbusDevice(layouts[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
