@@ -260,6 +260,24 @@ class DeviceMap:
             self._unit, block.address + definition.by_name[name].offset, [register & 0xFFFF]
         )
 
+    def read_raw(self, model_id: int, offset: int, count: int) -> list[int]:
+        """Registers of a model from `offset` (ID at 0). Raises `BadValue` beyond its end."""
+        block, _ = self._need(model_id)
+        self._inside(block, offset, count)
+        return [r for at in range(offset, offset + count, self._max)
+                for r in self._read(block.address + at, min(self._max, offset + count - at))]
+
+    def write_at(self, model_id: int, offset: int, registers: Sequence[int]) -> None:
+        """Write registers of a model from `offset`. Raises `BadValue` beyond its end."""
+        block, _ = self._need(model_id)
+        self._inside(block, offset, len(registers))
+        self._link.write_registers(self._unit, block.address + offset, list(registers))
+
+    @staticmethod
+    def _inside(block: Block, offset: int, count: int) -> None:
+        if offset < 0 or offset + count > block.length + 2:
+            raise BadValue(f'model {block.id} has L={block.length}: {count} registers at {offset} are not in it')
+
     def identity(self) -> Identity:
         """Manufacturer, model, serial number and version, as far as the common model has them."""
         if not self.has(1):

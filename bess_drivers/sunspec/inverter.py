@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite, nan
 from typing import ClassVar
@@ -21,6 +21,7 @@ from bess_drivers.device import (
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues
 from bess_drivers.sunspec.common import Heartbeat
+from bess_drivers.sunspec.curves import Curves, Points
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 from bess_drivers.sunspec.inverter_control import INVERTER_MODELS, DerControl, LegacyControl
 from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy
@@ -221,6 +222,20 @@ class SunSpecInverter:
                 f'the inverter takes no power: {self._map.problem(704)}; {self._map.problem(model)}'
             )
         return self._legacy
+
+    def read_curve(self, model: int) -> tuple[bool, Points]:
+        """Whether 705, 706 or 712 is enabled and the curve that acts; see `Curves.read`."""
+        with self._watched():
+            self._scan()
+            return Curves(self._map, self._clock).read(model)
+
+    def write_curve(self, model: int, points: Sequence[tuple[float, float]]) -> None:
+        """Make a curve of 705, 706 or 712 act; see `Curves.write`. Takes as long as the device needs to adopt it."""
+        if self._read_only:
+            raise ReadOnlyError('nothing written: read-only')
+        with self._watched():
+            self._scan()
+            Curves(self._map, self._clock).write(model, points)
 
     def write_power(self, power: float, reactive_power: float, lease: float) -> None:
         """See `ConverterDevice`. One request per order, a few more when its timer is due."""
