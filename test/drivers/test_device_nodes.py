@@ -1,4 +1,4 @@
-"""Driver nodes of a sonnenBatterie and of Victron and MESA-PCS inverters on real DDS: leases, read_only, lost devices."""
+"""Driver nodes of a sonnenBatterie, Victron and MESA-PCS inverters on real DDS: leases, read_only, lost devices."""
 
 from __future__ import annotations
 
