@@ -25,7 +25,8 @@ from bess_drivers.sunspec.device_map import DeviceMap
 TCP_UNITS = (1, 2, 3, 126, 247, 255)
 RTU_UNITS = tuple(range(1, 11))
 BAUDS = (9600, 19200, 115200)
-SUNSPEC_TYPES = ((802, 'sunspec_battery', 'battery'), (701, 'sunspec_inverter', 'inverter'),
+SUNSPEC_TYPES = ((802, 'sunspec_battery', 'battery'), (804, 'sunspec_battery', 'battery'),
+                 (701, 'sunspec_inverter', 'inverter'),
                  *((m, 'sunspec_inverter', 'inverter') for m in (103, 113, 102, 112, 101, 111)),
                  *((m, 'sunspec_meter', 'meter') for m in (203, 204, 202, 201, 213, 214, 212, 211)))
 Say = Callable[[str], None]

@@ -1,11 +1,11 @@
-"""SunSpec battery: model 802 (with bank model 803 where present), or 713 where 802 is missing."""
+"""SunSpec battery: 802 with 803 to 805 and 807, strings (804) alone, the MESA drafts of 801 to 803, or 713."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 from typing import ClassVar
 
 from bess_core.values import (
@@ -20,7 +20,17 @@ from bess_core.values import (
 )
 from bess_drivers.device import BadFrame, BadValue, Counters, NoAnswer, ReadOnlyError, Refused, Role
 from bess_drivers.modbus.link import ModbusLink
-from bess_drivers.sunspec.codec import ModelValues, as_number, signed
+from bess_drivers.sunspec.battery_parts import (
+    LOCAL_DRAFT,
+    add_flow,
+    add_modules,
+    add_strings,
+    connection_alarm,
+    event_alarms,
+    from_draft,
+    from_strings,
+)
+from bess_drivers.sunspec.codec import ModelValues, signed
 from bess_drivers.sunspec.common import SIGNS, Heartbeat, SunSpecParams, check_params
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 
@@ -48,8 +58,8 @@ STATE_NAMES = {
 }
 
 #: 802 Evt1 alarms that end charging or discharging ("alarms must stop or limit, warnings must not").
-STOP_CHARGING = {'over_temp_alarm', 'under_temp_alarm', 'over_volt_alarm', 'over_soc_max_alarm'}
-STOP_DISCHARGING = {'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'}
+STOP_CHARGING = {'fire_alarm', 'over_temp_alarm', 'under_temp_alarm', 'over_volt_alarm', 'over_soc_max_alarm'}
+STOP_DISCHARGING = {'fire_alarm', 'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'}
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,15 @@ class SunSpecBatteryParams(SunSpecParams):
             'min': 1.5,
             'max': 3600.0,
             'doc': 'a battery whose counting 802 Hb stands still for longer is reported as stale',
+        },
+    )
+    cells_every_s: float = field(
+        default=5.0,
+        metadata={
+            'unit': 's',
+            'min': 0.0,
+            'max': 3600.0,
+            'doc': 'how often the single cells of the modules (805) are read',
         },
     )
     contactor_timeout_s: float = field(
@@ -132,11 +151,14 @@ class SunSpecBattery:
         self._map = DeviceMap(self._link, params.unit, params.base, params.max_registers)
         self._clock, self._sleep = clock, sleep
         self._hb = Heartbeat(params.heartbeat_timeout_s)
+        self._modules: list[ModelValues] = []
+        self._modules_at = nan
 
     def open(self) -> None:
         """See `Device`."""
         self._map.forget()
         self._hb.reset()
+        self._modules, self._modules_at = [], nan
         self._link.open()
 
     def close(self) -> None:
@@ -144,7 +166,7 @@ class SunSpecBattery:
         self._link.close()
 
     def identify(self) -> Identity:
-        """See `Device`. Raises `BadValue` if neither 802 nor 713 is there in the known layout."""
+        """See `Device`. Raises `BadValue` if there is no battery model in a known layout."""
         self._scan()
         return self._map.identity()
 
@@ -159,10 +181,10 @@ class SunSpecBattery:
         return self._map.notes
 
     def _scan(self) -> int:
-        """The model that carries the battery: 802, else 713."""
+        """The model that carries the battery: 802, else 804, else 713."""
         if not self._map.known:
             self._map.scan()
-        model = self._map.first_of(802, 713)
+        model = self._map.first_of(802, 804, 713)
         if not model:
             # names a wrong L of 802 rather than the missing 713
             raise BadValue(f'no SunSpec battery: {self._map.problem(802)}')
@@ -177,12 +199,27 @@ class SunSpecBattery:
             raise
 
     def _read(self, now: float) -> BatteryReading:
-        if self._scan() == 713:
+        model = self._scan()
+        if model == 713:
             return self._from_capacity(self._map.read(713), now)
+        if model == 804:
+            reading = from_strings(self._map.read_each(804), SIGNS[self.params.current_sign], now)
+            _stop_on_alarms(reading, _names(reading))
+            self._add_modules(reading)
+            return reading
+        if self._map.is_draft(802):
+            return self._from_draft(now)
         bank = self._map.has(803)
         models = self._map.read_models({802: 0, **({803: 0} if bank else {})})
         reading = decode_battery(models[802], models.get(803), self.params)
         reading.time = reading.newest = now
+        if self._map.has(804):
+            add_strings(reading, self._map.read_each(804))
+        if self._map.has(807):
+            add_flow(reading, self._map.read_each(807))
+            if 'fire_alarm' in _names(reading):
+                _stop_on_alarms(reading, ['fire_alarm'])
+        self._add_modules(reading)
         if self._hb.stands_still(models[802].number('Hb'), now):
             reading.quality = Quality.STALE
             reading.alarms += (
@@ -194,6 +231,31 @@ class SunSpecBattery:
             )
         if self.params.heartbeat and not self._read_only:
             reading.alarms += self._beat(models[802])
+        return reading
+
+    def _add_modules(self, reading: BatteryReading) -> None:
+        if not self._map.has(805):
+            return
+        if not self._clock() - self._modules_at < self.params.cells_every_s:
+            self._modules = self._map.read_each(805)
+            self._modules_at = self._clock()
+        add_modules(reading, self._modules)
+
+    def _from_draft(self, now: float) -> BatteryReading:
+        if not self._map.is_draft(801):
+            raise BadValue(f'the draft layout of 802 has no SoC: {self._map.problem(801) or "801 is no draft"}')
+        bank = self._map.is_draft(803)
+        models = self._map.read_models({801: 0, 802: 0, **({803: 0} if bank else {})})
+        base, battery = models[801], models[802]
+        reading = from_draft(base, battery, models.get(803), SIGNS[self.params.current_sign], now)
+        _stop_on_alarms(reading, _names(reading))
+        if battery.integer('BatReqPCSSt') == INVERTER_STOP:
+            _stop_request(reading)
+        if self._hb.stands_still(base.number('DERHb'), now):
+            reading.quality = Quality.STALE
+            reading.alarms += (Alarm('sunspec.heartbeat_lost', Severity.ERROR, '801 DERHb does not count'),)
+        if self.params.heartbeat and not self._read_only:
+            reading.alarms += self._beat(base, 'ControllerHb')
         return reading
 
     def _from_capacity(self, model: ModelValues, now: float) -> BatteryReading:
@@ -219,14 +281,15 @@ class SunSpecBattery:
             alarms=(alarms[status],) if status in alarms else (),
         )
 
-    def _beat(self, battery: ModelValues) -> tuple[Alarm, ...]:
-        """Count CtrlHb up once a second. A refusal costs an alarm, not the reading."""
-        if not battery.has('CtrlHb') or (value := self._hb.due(self._clock())) is None:
+    def _beat(self, battery: ModelValues, point: str = 'CtrlHb') -> tuple[Alarm, ...]:
+        """Count our heartbeat up once a second. A refusal costs an alarm, not the reading."""
+        if not battery.has(point) or (value := self._hb.due(self._clock())) is None:
             return ()
         try:
-            self._map.write(802, {'CtrlHb': value}, battery.sf)
+            self._map.write(battery.model_id, {point: value}, battery.sf)
         except Refused as error:
-            return (Alarm('sunspec.heartbeat_refused', Severity.WARNING, f'802 CtrlHb: {error}'),)
+            text = f'{battery.model_id} {point}: {error}'
+            return (Alarm('sunspec.heartbeat_refused', Severity.WARNING, text),)
         return ()
 
     def set_contactor(self, charge: bool, discharge: bool) -> None:
@@ -241,11 +304,13 @@ class SunSpecBattery:
             raise ReadOnlyError('802 SetOp not written: read-only')
         if self._scan() != 802:
             raise BadValue(f'contactors cannot be switched: {self._map.problem(802)}')
+        draft = self._map.is_draft(802)
         battery = self._map.read(802)
-        state = battery.integer('State')
-        if battery.integer('LocRemCtl') == 1:
+        state_name, order = ('BatSt', 'BSetOperation') if draft else ('State', 'SetOp')
+        state = battery.integer(state_name)
+        if self._local(battery, draft):
             raise Refused('the battery is in local control')
-        current = battery.number('A')
+        current = self._terminal_current(battery, draft)
         if not charge and not abs(current) <= self.params.max_disconnect_current:
             raise BadValue(
                 f'will not disconnect at {current:g} A '
@@ -254,10 +319,10 @@ class SunSpecBattery:
         wanted = (CONNECTED, SOC_PROTECTION) if charge else (DISCONNECTED,)
         if state in wanted:
             return
-        self._map.write(802, {'SetOp': CONNECT if charge else DISCONNECT}, battery.sf)
+        self._map.write(802, {order: CONNECT if charge else DISCONNECT}, battery.sf)
         deadline = self._clock() + self.params.contactor_timeout_s
         while True:
-            state = self._map.read(802).integer('State')
+            state = self._map.read(802).integer(state_name)
             if state in wanted:
                 return
             if charge and state == FAULT:
@@ -270,13 +335,24 @@ class SunSpecBattery:
                 )
             self._sleep(0.1)
 
+    def _terminal_current(self, battery: ModelValues, draft: bool) -> float:
+        if not draft:
+            return battery.number('A')
+        return self._map.read(803).number('BTotDCCur') if self._map.is_draft(803) else nan
+
+    def _local(self, battery: ModelValues, draft: bool) -> bool:
+        if not draft:
+            return battery.integer('LocRemCtl') == 1
+        return self._map.has(801) and self._map.read(801).integer('LocRemCtl') == LOCAL_DRAFT
+
     def reset_alarms(self) -> None:
-        """Reset latched alarms (802 AlmRst = 1). Raises `DeviceError`."""
+        """Reset latched alarms (802 AlmRst = 1; draft: 801 DERAlarmReset). Raises `DeviceError`."""
         if self._read_only:
             raise ReadOnlyError('802 AlmRst not written: read-only')
         if self._scan() != 802:
             raise BadValue(self._map.problem(802))
-        self._map.write(802, {'AlmRst': 1}, {})
+        model, point = (801, 'DERAlarmReset') if self._map.is_draft(802) else (802, 'AlmRst')
+        self._map.write(model, {point: 1}, {})
 
 
 def decode_battery(
@@ -328,10 +404,18 @@ def decode_battery(
         reading.limit_reasons.append('bms: SoC protection')
     _stop_on_alarms(reading, battery.bits('Evt1'))
     if battery.integer('ReqInvState') == INVERTER_STOP:
-        reading.limit_reasons.append('bms: asks the inverter to stop')
-        reading.max_charge_current = reading.max_discharge_current = 0.0
-        reading.max_charge_power = reading.max_discharge_power = 0.0
+        _stop_request(reading)
     return reading
+
+
+def _stop_request(reading: BatteryReading) -> None:
+    reading.limit_reasons.append('bms: asks the inverter to stop')
+    reading.max_charge_current = reading.max_discharge_current = 0.0
+    reading.max_charge_power = reading.max_discharge_power = 0.0
+
+
+def _names(reading: BatteryReading) -> list[str]:
+    return [a.id.removeprefix('sunspec.') for a in reading.alarms]
 
 
 def _stop_on_alarms(reading: BatteryReading, events: Iterable[str]) -> None:
@@ -361,16 +445,8 @@ def _mode(state: int | None, charge_state: int | None, current: float) -> tuple[
     return (Mode.OFF if state == SUSPENDING else Mode.UNKNOWN), Contactor.UNKNOWN
 
 
-def _severity(name: str) -> Severity:
-    # SunSpec: alarms must stop or limit, warnings must not
-    return Severity.WARNING if name.endswith('warning') else Severity.ERROR
-
-
 def _alarms(battery: ModelValues) -> tuple[Alarm, ...]:
-    alarms = [
-        Alarm(f'sunspec.{name}', _severity(name), f'battery reports {name.replace("_", " ")}')
-        for name in battery.bits('Evt1')
-    ]
+    alarms = [*event_alarms(battery.bits('Evt1'), 'battery')]
     for point in ('EvtVnd1', 'EvtVnd2'):
         value = battery.integer(point)
         if value:
@@ -384,30 +460,7 @@ def _alarms(battery: ModelValues) -> tuple[Alarm, ...]:
     return tuple(alarms)
 
 
-#: 803 StrConFail
-_CONNECTION_FAILURES = {
-    1: 'button pushed',
-    2: 'ground fault',
-    3: 'outside voltage range',
-    4: 'string not enabled',
-    5: 'fuse open',
-    6: 'contactor failure',
-    7: 'precharge failure',
-    8: 'string fault',
-}
-
-
 def _string_alarms(bank: ModelValues) -> tuple[Alarm, ...]:
-    alarms = []
-    for index, string in enumerate(bank.groups):
-        failure = as_number(string.get('StrConFail'))
-        if failure > 0:
-            why = _CONNECTION_FAILURES.get(int(failure), f'code {failure:g}')
-            alarms.append(
-                Alarm(
-                    f'sunspec.string_{index}_connection',
-                    Severity.ERROR,
-                    f'string {index} cannot connect: {why}',
-                )
-            )
-    return tuple(alarms)
+    """Strings of the bank that cannot connect."""
+    return tuple(a for n, string in enumerate(bank.elements())
+                 for a in connection_alarm(n, string.integer('StrConFail')))

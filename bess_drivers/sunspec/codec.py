@@ -28,6 +28,7 @@ class ModelValues:
     values: dict[str, Value]
     sf: dict[str, int]  # usable scale factors only
     groups: list[dict[str, Value]] = field(default_factory=list)
+    definition: ModelDef | None = None  # that it was decoded with; None = that of SunSpec
 
     def number(self, name: str) -> float:
         """A number in SI units; NaN where it is not implemented, not read or cannot be scaled."""
@@ -48,13 +49,18 @@ class ModelValues:
         value = self.values.get(name)
         return value is not None and not (isinstance(value, float) and math.isnan(value))
 
+    def elements(self) -> list[ModelValues]:
+        """Each element of the repeating group as values of its own."""
+        return [ModelValues(self.model_id, g, self.sf, definition=self.definition) for g in self.groups]
+
     def bits(self, name: str) -> list[str]:
         """Names of the set bits of a bit field, in lower case; unnamed bits as 'bit_<n>'."""
         value = self.integer(name)
-        definition = model_definition(self.model_id)
+        definition = self.definition or model_definition(self.model_id)
         if not value or definition is None:
             return []
-        symbols = definition.by_name[name].symbols
+        point = definition.by_name.get(name) or next(p for p in definition.repeat if p.name == name)
+        symbols = {bit: n for bit, n in point.symbols.items() if not n.lower().startswith('reserved')}
         return [
             symbols.get(bit, f'bit_{bit}').lower().replace(' ', '_')
             for bit in range(32)
@@ -96,7 +102,7 @@ def decode(
             element: dict[str, Value] = {}
             _decode_points(definition.repeat, data, start, local, element)
             groups.append(element)
-    return ModelValues(definition.id, values, scales, groups)
+    return ModelValues(definition.id, values, scales, groups, definition)
 
 
 def _element_starts(definition: ModelDef, values: Mapping[str, Value], registers: int) -> range:

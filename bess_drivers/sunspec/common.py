@@ -35,7 +35,7 @@ def check_params(params: Any) -> None:
         choices = item.metadata.get('choices')
         if choices and value not in choices:
             raise ValueError(f'{item.name} = {value!r}: must be one of {", ".join(choices)}')
-        if low is not None and not low <= value <= high:
+        if low is not None and value == value and not low <= value <= high:
             raise ValueError(
                 f'{item.name} = {value!r}: must be {low} to {high} {item.metadata["unit"]}'.rstrip()
             )

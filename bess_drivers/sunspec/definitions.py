@@ -15,6 +15,8 @@ from typing import Any
 import sunspec2
 from sunspec2 import mb, mdef
 
+from bess_drivers.sunspec.layouts import other_layout
+
 MODEL_FILES = Path(sunspec2.__file__).parent / 'models' / 'json'
 
 _INTEGER_TYPES = {'enum16', 'enum32', 'bitfield16', 'bitfield32', 'count'}
@@ -56,8 +58,8 @@ class ModelDef:
     def length_problem(self, length: int) -> str:
         """Why a model with this L does not have the layout of the definition; '' if it has.
 
-        The names of the definition must not be laid over another layout (802 with L=20 is the
-        Draft-2/3 layout under the same id). Model 1 is allowed without its pad.
+        The names of the definition must not be laid over another layout. Model 1 is allowed
+        without its pad.
         """
         fixed = self.size - 2
         if length == fixed or (self.id == 1 and length == fixed - 1):
@@ -66,8 +68,7 @@ class ModelDef:
             return ''
         if self.repeat_size and length > fixed and (length - fixed) % self.repeat_size == 0:
             return ''
-        hint = ' (Draft-2/3 layout under the same id)' if (self.id, length) == (802, 20) else ''
-        return f'model {self.id} has L={length} instead of {fixed}{hint}'
+        return f'model {self.id} has L={length} instead of {fixed}'
 
 
 def _point(definition: dict[str, Any], offset: int, prefix: str) -> PointDef:
@@ -118,9 +119,24 @@ def _fixed(
 def model_definition(model_id: int) -> ModelDef | None:
     """The definition of a model, or None where SunSpec has none (vendor models)."""
     path = MODEL_FILES / mdef.to_json_filename(model_id)
-    if not path.is_file():
-        return None
-    group = mdef.from_json_str(path.read_text(encoding='utf-8'))['group']
+    if path.is_file():
+        return _model(model_id, mdef.from_json_str(path.read_text(encoding='utf-8'))['group'])
+    other = other_layout(model_id)
+    return _model(model_id, other) if other else None
+
+
+@lru_cache(maxsize=128)
+def layout_of(model_id: int, length: int) -> ModelDef | None:
+    """The definition that fits this L: that of SunSpec, else a draft's; without a fit that of SunSpec."""
+    usual = model_definition(model_id)
+    if usual is not None and usual.length_problem(length) and (other := other_layout(model_id)):
+        draft = _model(model_id, other)
+        if not draft.length_problem(length):
+            return draft
+    return usual
+
+
+def _model(model_id: int, group: dict[str, Any]) -> ModelDef:
     points, size, repeating = _fixed(group, 0, '')
     by_name = {p.name: p for p in points}
     if len(repeating) == 1:

@@ -9,7 +9,7 @@ from typing import Protocol
 from bess_core.values import Identity
 from bess_drivers.device import BadFrame, BadValue, DeviceError, Disconnected, NoAnswer, Refused
 from bess_drivers.sunspec.codec import ModelValues, decode, encode
-from bess_drivers.sunspec.definitions import ModelDef, model_definition
+from bess_drivers.sunspec.definitions import ModelDef, layout_of
 
 SUNS = [0x5375, 0x6E53]
 BASES = (40000, 0, 50000)
@@ -120,7 +120,7 @@ class DeviceMap:
             raise BadValue(f'SunSpec marker at {base}, but no model behind it')
         by_id: dict[int, Block] = {}
         for block in blocks:
-            definition = model_definition(block.id)
+            definition = layout_of(block.id, block.length)
             problem = definition.length_problem(block.length) if definition else ''
             if problem:
                 notes.append(problem)
@@ -151,7 +151,7 @@ class DeviceMap:
     def has(self, model_id: int) -> bool:
         """Whether the device has this model in the layout of its definition."""
         block = self._by_id.get(model_id)
-        definition = model_definition(model_id)
+        definition = layout_of(model_id, block.length) if block else None
         return (
             block is not None
             and definition is not None
@@ -165,7 +165,7 @@ class DeviceMap:
     def problem(self, model_id: int) -> str:
         """Why a model cannot be used; '' if it can."""
         block = self._by_id.get(model_id)
-        definition = model_definition(model_id)
+        definition = layout_of(model_id, block.length) if block else None
         if block is None or definition is None:
             present = ', '.join(str(b.id) for b in self.blocks)
             return f'no model {model_id} (models: {present})'
@@ -173,10 +173,36 @@ class DeviceMap:
 
     def _need(self, model_id: int) -> tuple[Block, ModelDef]:
         problem = self.problem(model_id)
-        definition = model_definition(model_id)
-        if problem or definition is None:
+        if problem:
             raise BadValue(problem)
-        return self._by_id[model_id], definition
+        block = self._by_id[model_id]
+        definition = layout_of(model_id, block.length)
+        assert definition is not None  # else there was a problem
+        return block, definition
+
+    def is_draft(self, model_id: int) -> bool:
+        """Whether the device has this model in the layout of a draft."""
+        return self.has(model_id) and self._need(model_id)[1].name.endswith('_draft')
+
+    def read_each(self, model_id: int) -> list[ModelValues]:
+        """All models of this id (one per string or module) in the order of the map. Raises `DeviceError`.
+
+        One whose L does not fit is left out: `notes` names it.
+        """
+        result = []
+        for block in self.blocks:
+            definition = layout_of(block.id, block.length) if block.id == model_id else None
+            if definition is None or definition.length_problem(block.length):
+                continue
+            total = block.length + 2
+            registers = [
+                r for start in range(0, total, self._max)
+                for r in self._read(block.address + start, min(self._max, total - start))
+            ]
+            if registers[:2] != [block.id, block.length]:
+                raise BadFrame(f'model {model_id} is no longer at {block.address}')
+            result.append(decode(definition, registers))
+        return result
 
     def read(self, model_id: int, registers: int = 0) -> ModelValues:
         """Read and decode one model; see `read_models`."""
@@ -233,6 +259,24 @@ class DeviceMap:
         self._link.write_registers(
             self._unit, block.address + definition.by_name[name].offset, [register & 0xFFFF]
         )
+
+    def read_raw(self, model_id: int, offset: int, count: int) -> list[int]:
+        """Registers of a model from `offset` (ID at 0). Raises `BadValue` beyond its end."""
+        block, _ = self._need(model_id)
+        self._inside(block, offset, count)
+        return [r for at in range(offset, offset + count, self._max)
+                for r in self._read(block.address + at, min(self._max, offset + count - at))]
+
+    def write_at(self, model_id: int, offset: int, registers: Sequence[int]) -> None:
+        """Write registers of a model from `offset`. Raises `BadValue` beyond its end."""
+        block, _ = self._need(model_id)
+        self._inside(block, offset, len(registers))
+        self._link.write_registers(self._unit, block.address + offset, list(registers))
+
+    @staticmethod
+    def _inside(block: Block, offset: int, count: int) -> None:
+        if offset < 0 or offset + count > block.length + 2:
+            raise BadValue(f'model {block.id} has L={block.length}: {count} registers at {offset} are not in it')
 
     def identity(self) -> Identity:
         """Manufacturer, model, serial number and version, as far as the common model has them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite, nan
 from typing import ClassVar
@@ -21,14 +21,14 @@ from bess_drivers.device import (
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues
 from bess_drivers.sunspec.common import Heartbeat
+from bess_drivers.sunspec.curves import Curves, Points
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
-from bess_drivers.sunspec.inverter_control import DerControl, LegacyControl
+from bess_drivers.sunspec.inverter_control import INVERTER_MODELS, DerControl, LegacyControl
 from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy
 from bess_drivers.sunspec.inverter_params import SunSpecInverterParams
 
 __all__ = ['SunSpecInverter', 'SunSpecInverterParams']
 
-INVERTER_MODELS = (103, 113, 102, 112, 101, 111)
 MEASURED_701 = 123  # registers of 701 up to its last scale factor: one request instead of two
 SETTINGS_EVERY_S = 10.0  # ratings and settings change rarely
 
@@ -120,7 +120,7 @@ class SunSpecInverter:
         """See `ConverterDevice`. Three requests for a DER device. Raises `BadValue` without W."""
         with self._watched():
             model = self._scan()
-            reading = self._read_der(now) if model == 701 else self._read_legacy(model)
+            reading = self._read_der(now) if model == 701 else self._read_legacy(model, now)
         reading.time = now
         return reading
 
@@ -148,14 +148,16 @@ class SunSpecInverter:
             self._operation(reading, operation, now)
         return reading
 
-    def _read_legacy(self, model: int) -> ConverterReading:
+    def _read_legacy(self, model: int, now: float) -> ConverterReading:
         control = 123 if self.params.legacy_control == 'signed_limit' else 124
-        models = self._with_settings({model: 0, control: 0}, (120, 121))
+        models = self._with_settings({model: 0, control: 0, 64800: 0}, (120, 121))
         reading = decode_legacy(
             models[model], models.get(120), models.get(121), models.get(124), self.params
         )
         if state := models.get(control):
             self._check_orders(reading, self._legacy, state)
+        if operation := models.get(64800):
+            self._operation(reading, operation, now)
         reading.setpoint, reading.reactive_setpoint = self._legacy.power, self._legacy.reactive
         return reading
 
@@ -182,28 +184,30 @@ class SunSpecInverter:
             )
 
     def _operation(self, reading: ConverterReading, operation: ModelValues, now: float) -> None:
-        """Local control and both heartbeats of 715."""
+        """Local control and both heartbeats of 715 or 64800."""
+        model = operation.model_id
+        theirs, limit = ('DERHb', 0xFFFFFFFE) if model == 715 else ('PCSHb', 0x7FFE)
         if operation.integer('LocRemCtl') == 1:
             reading.limit_reasons.append('inverter: in local control')
-        if self._hb.stands_still(operation.number('DERHb'), now):
+        if self._hb.stands_still(operation.number(theirs), now):
             reading.quality = Quality.STALE
             reading.alarms += (
                 Alarm(
                     'sunspec.heartbeat_lost',
                     Severity.ERROR,
-                    f'715 DERHb did not count for {self.params.heartbeat_timeout_s:g} s',
+                    f'{model} {theirs} did not count for {self.params.heartbeat_timeout_s:g} s',
                 ),
             )
         if not self.params.heartbeat or self._read_only or not operation.has('ControllerHb'):
             return
-        value = self._hb.due(self._clock(), 0xFFFFFFFE)
+        value = self._hb.due(self._clock(), limit)
         if value is None:
             return
         try:
-            self._map.write(715, {'ControllerHb': value}, {})
+            self._map.write(model, {'ControllerHb': value}, {})
         except Refused as error:
             reading.alarms += (
-                Alarm('sunspec.heartbeat_refused', Severity.WARNING, f'715 ControllerHb: {error}'),
+                Alarm('sunspec.heartbeat_refused', Severity.WARNING, f'{model} ControllerHb: {error}'),
             )
 
     def _control(self) -> DerControl | LegacyControl:
@@ -218,6 +222,20 @@ class SunSpecInverter:
                 f'the inverter takes no power: {self._map.problem(704)}; {self._map.problem(model)}'
             )
         return self._legacy
+
+    def read_curve(self, model: int) -> tuple[bool, Points]:
+        """Whether 705, 706 or 712 is enabled and the curve that acts; see `Curves.read`."""
+        with self._watched():
+            self._scan()
+            return Curves(self._map, self._clock).read(model)
+
+    def write_curve(self, model: int, points: Sequence[tuple[float, float]]) -> None:
+        """Make a curve of 705, 706 or 712 act; see `Curves.write`. Takes as long as the device needs to adopt it."""
+        if self._read_only:
+            raise ReadOnlyError('nothing written: read-only')
+        with self._watched():
+            self._scan()
+            Curves(self._map, self._clock).write(model, points)
 
     def write_power(self, power: float, reactive_power: float, lease: float) -> None:
         """See `ConverterDevice`. One request per order, a few more when its timer is due."""

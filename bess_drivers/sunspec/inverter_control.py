@@ -20,8 +20,10 @@ from bess_drivers.sunspec.inverter_decode import VARS, WATTS, first_known
 from bess_drivers.sunspec.inverter_params import POWER_SIGNS, REACTIVE_SIGNS, SunSpecInverterParams
 
 LOCAL = 1  # LocRemCtl
+INVERTER_MODELS = (103, 113, 102, 112, 101, 111)
 OFF, SLEEPING, SHUTTING_DOWN, STANDBY = 0, 1, 5, 7  # 701 InvSt
-OP_STOP, OP_START, OP_EXIT_STANDBY = 0, 1, 3  # 715 OpCtl (64800 has other codes)
+OP_STOP, OP_START, OP_EXIT_STANDBY = 0, 1, 3  # 715 OpCtl
+PCS_START, PCS_STOP, PCS_EXIT_STANDBY = 1, 2, 4  # 64800 PCSSetOperation: other codes than 715
 STORAGE_CHARGE, STORAGE_DISCHARGE = 1, 2  # bits of 124 StorCtl_Mod
 
 
@@ -138,6 +140,51 @@ class DerSetpoint:
             raise refusal
 
 
+class DerExtras:
+    """Power factor and ramp of the site file in 704: written with the first order, taken back by stop."""
+
+    def __init__(self, device: DeviceMap, params: SunSpecInverterParams) -> None:
+        self._map, self._pf, self._ramp = device, params.power_factor, params.ramp
+        self.touched = False
+
+    def check(self, control: ModelValues) -> None:
+        """Raise `BadValue` for what the device does not have."""
+        if not isnan(self._ramp):
+            if not control.has('WRmp'):
+                raise BadValue('704 WRmp is not implemented in this device')
+            self._map.encode(704, 'WRmp', self._ramp, control.sf)
+        for side in () if isnan(self._pf) else ('Inj', 'Abs'):
+            if not control.has(f'PFW{side}Ena'):
+                raise BadValue(f'704 PFW{side} is not implemented in this device')
+            self._map.encode(704, f'PFW{side}.PF', abs(self._pf), control.sf)
+
+    def arm(self, control: ModelValues) -> None:
+        """Write what differs: values first, enables in writes of their own."""
+        if not isnan(self._ramp) and control.number('WRmp') != self._ramp:
+            self._map.write(704, {'WRmp': self._ramp}, control.sf)
+        if isnan(self._pf):
+            return
+        for side in ('Inj', 'Abs'):
+            excitation = 1 if self._pf < 0 else 0
+            self._map.write(704, {f'PFW{side}.PF': abs(self._pf), f'PFW{side}.Ext': excitation}, control.sf)
+            self._map.write(704, {f'PFW{side}Ena': 1}, {})
+        self.touched = True
+
+    def release(self) -> None:
+        """The power factor is the device's own again."""
+        run_all([lambda n=n: self._map.write(704, {n: 0}, {}) for n in ('PFWInjEna', 'PFWAbsEna')])  # type: ignore[misc]
+        self.touched = False
+
+
+def check_reactive(params: SunSpecInverterParams, reactive: float) -> float:
+    """`reactive`, or NaN where the device holds a power factor. Raises `BadValue` if both were asked for."""
+    if isnan(params.power_factor):
+        return reactive
+    if not isnan(reactive) and reactive != 0:
+        raise BadValue('power_factor is set: the device takes no reactive power beside it')
+    return nan
+
+
 class DerControl:
     """Orders through 704, start and stop through 715 where it is there."""
 
@@ -147,6 +194,7 @@ class DerControl:
         self._map, self._params = device, params
         self._power = DerSetpoint(device, 'WSet', WATTS, clock)
         self._reactive = DerSetpoint(device, 'VarSet', VARS, clock)
+        self._extras = DerExtras(device, params)
 
     def forget(self) -> None:
         """The device may have restarted: begin again with the next order."""
@@ -164,6 +212,7 @@ class DerControl:
     def order(self, power: float, reactive: float, lease: float) -> None:
         """See `ConverterDevice.write_power`. What cannot be written is found first."""
         seconds = revert_seconds(lease, 0xFFFFFFFE)
+        reactive = check_reactive(self._params, reactive)
         orders = [(self._power, power * POWER_SIGNS[self._params.power_sign])]
         if not isnan(reactive):
             orders.append((self._reactive, reactive * REACTIVE_SIGNS[self._params.reactive_sign]))
@@ -174,7 +223,9 @@ class DerControl:
             for setpoint, value in orders:
                 setpoint.check(value, control)
             if not self._power.armed:
+                self._extras.check(control)
                 self._start()
+                self._extras.arm(control)
         for setpoint, value in orders:
             if setpoint.armed:
                 setpoint.order(value, seconds, always=setpoint is self._power)
@@ -200,6 +251,8 @@ class DerControl:
         steps: list[Callable[[], None]] = [self._power.release]
         if self._reactive.touched:
             steps.append(self._reactive.release)
+        if self._extras.touched:
+            steps.append(self._extras.release)
         if self._params.off_on_stop and self._map.has(715):
             steps.append(lambda: self._map.write(715, {'OpCtl': OP_STOP}, {}))
         run_all(steps)
@@ -233,7 +286,7 @@ class LegacyControl:
         self._immediate: ModelValues | None = None  # 123
         self._bits = -1  # StorCtl_Mod as written last
         self._references = (nan, nan, nan)  # W: charging, discharging, WMax
-        self._q_armed = self._q_touched = False
+        self._q_armed = self._q_touched = self._pf_touched = False
         self._q_value = nan
         self.power = self.reactive = nan  # W and var, last order
 
@@ -260,6 +313,7 @@ class LegacyControl:
     def order(self, power: float, reactive: float, lease: float) -> None:
         """See `ConverterDevice.write_power`."""
         seconds = revert_seconds(lease, 0xFFFE)
+        reactive = check_reactive(self._params, reactive)
         control = self._control or self._prepare()
         write_power = self._signed_limit if self._signed else self._storage
         apply_power = write_power(power, control, seconds)
@@ -284,9 +338,43 @@ class LegacyControl:
         discharge = first_known(nameplate.number('MaxDisChaRte') if nameplate else nan, charge)
         self._references = (charge, discharge, w_max)
         self._immediate = models.get(123)
+        self._check_extras(settings)
+        self._start_pcs()
         if self._immediate and self._params.start_on_order and self._immediate.integer('Conn') == 0:
             self._map.write(123, {'Conn': 1}, {})
+        self._write_extras(settings)
         return models[self._model]
+
+    def _check_extras(self, settings: ModelValues | None) -> None:
+        p, immediate = self._params, self._immediate
+        if not isnan(p.ramp) and not (settings and settings.has('WGra')):
+            raise BadValue('121 WGra is not implemented in this device')
+        if not isnan(p.power_factor) and not (immediate and immediate.has('OutPFSet_Ena')):
+            raise BadValue('123 OutPFSet is not implemented in this device')
+
+    def _write_extras(self, settings: ModelValues | None) -> None:
+        """Ramp and power factor of the site file. SunSpec leaves the sign of OutPFSet open: as it is given."""
+        p, immediate = self._params, self._immediate
+        if settings and not isnan(p.ramp) and settings.number('WGra') != p.ramp:
+            self._map.write(121, {'WGra': p.ramp}, settings.sf)
+        if immediate and not isnan(p.power_factor):
+            self._map.write(123, {'OutPFSet': p.power_factor}, immediate.sf)
+            self._map.write(123, {'OutPFSet_Ena': 1}, {})
+            self._pf_touched = True
+
+    def _start_pcs(self) -> None:
+        if not self._map.has(64800):
+            return
+        if self._map.read(64800).integer('LocRemCtl') == LOCAL:
+            raise Refused('the inverter is in local control')
+        model = self._map.first_of(*INVERTER_MODELS)
+        if not self._params.start_on_order or not model:
+            return
+        state = (self._map.read(model).integer('St') or 0) - 1  # St is one higher than 701 InvSt
+        if state in (OFF, SLEEPING, SHUTTING_DOWN):
+            self._map.write(64800, {'PCSSetOperation': PCS_START}, {})
+        elif state == STANDBY:
+            self._map.write(64800, {'PCSSetOperation': PCS_EXIT_STANDBY}, {})
 
     def _percent(self, power: float, reference: float, name: str) -> float:
         if power == 0:
@@ -411,9 +499,13 @@ class LegacyControl:
             steps = [write(124, 'OutWRte', 'InWRte'), write(124, 'StorCtl_Mod')]
         if self._q_touched:
             steps += [write(123, 'VArWMaxPct'), write(123, 'VArPct_Ena')]
-        if self._params.off_on_stop and self._map.has(123):
+        if self._pf_touched:
+            steps.append(write(123, 'OutPFSet_Ena'))
+        if self._params.off_on_stop and self._map.has(64800):
+            steps.append(lambda: self._map.write(64800, {'PCSSetOperation': PCS_STOP}, {}))
+        elif self._params.off_on_stop and self._map.has(123):
             steps.append(write(123, 'Conn'))
         self.forget()
         self.power, self.reactive = 0.0, nan
         run_all(steps)
-        self._q_touched = False
+        self._q_touched = self._pf_touched = False

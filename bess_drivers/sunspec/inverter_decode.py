@@ -27,6 +27,7 @@ STATES = {
     5: ConverterState.OFF,
     6: ConverterState.FAULT,
     7: ConverterState.STANDBY,
+    8: ConverterState.RUNNING,  # St 9 of some 103 (REFU): started
 }
 THROTTLED = 4
 GRID_FORMING_BIT = 1  # 701 DERMode

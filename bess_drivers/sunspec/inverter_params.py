@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import nan
 
 from bess_drivers.sunspec.common import SIGNS, SunSpecParams, check_params
 
@@ -51,6 +52,25 @@ class SunSpecInverterParams(SunSpecParams):
             "(devices that take the rates as limits); 'signed_limit' = 123 WMaxLimPct with a sign",
         },
     )
+    power_factor: float = field(
+        default=nan,
+        metadata={
+            'unit': '',
+            'min': -1.0,
+            'max': 1.0,
+            'doc': 'power factor that the device holds while an order is there (704 PFWInj and PFWAbs, 123 OutPFSet); '
+            'negative = under-excited (absorbing reactive power); NaN = leave it as it is',
+        },
+    )
+    ramp: float = field(
+        default=nan,
+        metadata={
+            'unit': '%/s',
+            'min': 0.01,
+            'max': 65534.0,
+            'doc': "ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is",
+        },
+    )
     start_on_order: bool = field(
         default=True,
         metadata={
@@ -69,7 +89,7 @@ class SunSpecInverterParams(SunSpecParams):
         default=False,
         metadata={
             'unit': '',
-            'doc': 'write 715 ControllerHb, +1 every second, while the device is read',
+            'doc': 'write 715 (or 64800) ControllerHb, +1 every second, while the device is read',
         },
     )
     heartbeat_timeout_s: float = field(
@@ -78,7 +98,7 @@ class SunSpecInverterParams(SunSpecParams):
             'unit': 's',
             'min': 1.5,
             'max': 3600.0,
-            'doc': 'an inverter whose 715 DERHb stops counting for longer is reported as stale',
+            'doc': 'an inverter whose 715 DERHb or 64800 PCSHb stops counting for longer is reported as stale',
         },
     )
 

@@ -1,4 +1,4 @@
-"""SunSpec meter: models 201 to 204 (integers) and 211 to 214 (floats)."""
+"""SunSpec meter: 201 to 204 (integers), 211 to 214 (floats), and 701, which measures the terminals of a DER."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bess_drivers.sunspec.codec import ModelValues
 from bess_drivers.sunspec.common import SunSpecParams, check_params
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 
-METER_MODELS = (203, 204, 202, 201, 213, 214, 212, 211)
+METER_MODELS = (203, 204, 202, 201, 213, 214, 212, 211, 701)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,34 @@ def decode(m: ModelValues, invert: bool, now: float) -> MeterReading:
         current=(currents[0], currents[1], currents[2]), phase_power=(phases[0], phases[1], phases[2]),
         active_power=power, reactive_power=sign * m.number('VAR') + 0.0, apparent_power=apparent,
         power_factor=max(-1.0, min(1.0, power / apparent)) if apparent > 0 else nan,
+        frequency=frequency if frequency else nan, energy_import=imported, energy_export=exported)
+
+
+def decode_der(m: ModelValues, invert: bool, now: float) -> MeterReading:
+    """A reading from 701, whose W is + = generation: here + = import, which for a DER is consumption.
+
+    Raises `BadValue` without a power.
+    """
+    sign = 1.0 if invert else -1.0
+    power = sign * m.number('W') + 0.0
+    if isnan(power):
+        raise BadValue('model 701: W is not implemented')
+    phases = [sign * m.number(f'WL{n}') + 0.0 for n in (1, 2, 3)]
+    amps = [abs(m.number(f'AL{n}')) for n in (1, 2, 3)]
+    volts = [m.number(f'VL{n}') for n in (1, 2, 3)]
+    if m.integer('ACType') == 0:
+        phases[0] = power if isnan(phases[0]) else phases[0]
+        amps[0] = abs(m.number('A')) if isnan(amps[0]) else amps[0]
+        volts[0] = m.number('LNV') if isnan(volts[0]) else volts[0]
+    amps = [a if isnan(w) else copysign(a, w) for a, w in zip(amps, phases, strict=True)]
+    apparent, frequency = abs(m.number('VA')), m.number('Hz')
+    imported, exported = m.number('TotWhAbs'), m.number('TotWhInj')
+    if invert:
+        imported, exported = exported, imported
+    return MeterReading(
+        time=now, quality=Quality.OK, voltage=(volts[0], volts[1], volts[2]), current=(amps[0], amps[1], amps[2]),
+        phase_power=(phases[0], phases[1], phases[2]), active_power=power, reactive_power=sign * m.number('Var') + 0.0,
+        apparent_power=apparent, power_factor=max(-1.0, min(1.0, power / apparent)) if apparent > 0 else nan,
         frequency=frequency if frequency else nan, energy_import=imported, energy_export=exported)
 
 
@@ -96,4 +124,7 @@ class SunSpecMeter:
 
     def read(self, now: float) -> MeterReading:
         """See `MeterDevice`. One request."""
-        return decode(self._map.read(self._scan()), self.params.invert, now)
+        model = self._scan()
+        if model == 701:
+            return decode_der(self._map.read(701), self.params.invert, now)
+        return decode(self._map.read(model), self.params.invert, now)

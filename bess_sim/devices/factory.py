@@ -242,12 +242,15 @@ def _sunspec_meter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
 
 
 def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
-    from bess_sim.devices.register_layouts import LAYOUTS
+    from bess_sim.devices.register_layouts import LAYOUTS as PLAIN
+    from bess_sim.devices.sunspec_layouts import SUNSPEC_LAYOUTS
+    from bess_sim.devices.victron import VICTRON_LAYOUTS
 
     options = _options(config, unit_id=1, layout='')
-    if options['layout'] not in LAYOUTS:
-        raise ValueError(f'{config.kind}: layout must be one of {", ".join(LAYOUTS)}, not {options["layout"]!r}')
-    return ModbusDevice(LAYOUTS[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
+    layouts = {**PLAIN, **SUNSPEC_LAYOUTS, **VICTRON_LAYOUTS}
+    if options['layout'] not in layouts:
+        raise ValueError(f'{config.kind}: layout must be one of {", ".join(layouts)}, not {options["layout"]!r}')
+    return ModbusDevice(layouts[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
 
 
 def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
@@ -267,6 +270,14 @@ def _serial_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> 
     return SerialLine(link_path(config.address), faults, bms.answer)
 
 
+def _sonnen(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.sonnen import SonnenSimulator
+
+    options = _options(config, form='local', token='')
+    host, port = tcp_address(config.address)
+    return SonnenSimulator(plant, _unit_of(config), faults, host, port, **options)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
@@ -276,6 +287,7 @@ BUILDERS: dict[str, Builder] = {
     'registers': _registers,
     'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
+    'sonnen': _sonnen,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
 

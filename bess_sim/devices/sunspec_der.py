@@ -7,6 +7,7 @@ from math import hypot, isnan, nan, sqrt
 
 from bess_sim.devices.modbus_pdu import IllegalValue
 from bess_sim.devices.sunspec_base import COMMON, SunSpecDevice, monotonic, scale_for
+from bess_sim.devices.sunspec_curves import CURVES, adopt, fill_curves
 from bess_sim.devices.sunspec_image import SunSpecImage
 from bess_sim.plant_api import InverterSample, PlantApi
 
@@ -29,6 +30,7 @@ class DerInverter(SunSpecDevice):
     A setpoint acts only while its Ena is 1, is held within the ratings, and reverts by itself after
     RvrtTms. `rearm` says which writes start that time anew: 'any' of Ena, setpoint and RvrtTms, or
     the 'timer' (RvrtTms) or the 'enable' alone; real devices differ. `local` = in local control.
+    `curves`: with 705, 706 and 712, which adopt a curve but do not act on it.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class DerInverter(SunSpecDevice):
         unit_name: str,
         *,
         rearm: str = 'any',
+        curves: bool = False,
         started: bool = True,
         clock: Callable[[], float] = monotonic,
         background: bool = True,
@@ -49,9 +52,13 @@ class DerInverter(SunSpecDevice):
         self.started, self.standby = started, False
         sample = plant.inverter(unit_name)
         self._phases = phases_of(sample)
-        image = SunSpecImage({1: 0, 701: 0, 702: 0, 704: 0, 713: 0, 714: 1, 715: 0})
+        more = dict.fromkeys(CURVES, (3, 4)) if curves else {}
+        image = SunSpecImage({1: 0, 701: 0, 702: 0, 704: 0, 713: 0, 714: 1, 715: 0, **more})
+        self._curves = tuple(more)
         super().__init__(image, clock, background)
         self._fill(sample)
+        for model in self._curves:
+            fill_curves(image, model)
         self._live = {
             701: self._measure(),
             704: self._remaining(),
@@ -277,6 +284,9 @@ class DerInverter(SunSpecDevice):
             }[self.rearm]
             if any(f'704.{name}' in changes for name in starters):
                 timer.start(self.clock(), self.image.raw(704, f'{prefix}RvrtTms'))
+        for model in self._curves:
+            if f'{model}.AdptCrvReq' in changes:
+                adopt(self.image, model)
         if '715.OpCtl' in changes:
             operation = changes['715.OpCtl']
             self.started = operation != STOP

@@ -56,10 +56,10 @@ def _group(model_id: int) -> dict[str, Any]:
 class SunSpecImage:
     """Registers from `base`: 'SunS', the models in order, end marker.
 
-    `models`: id -> elements of its repeating group (0 where it has none).
+    `models`: id -> elements of its repeating group (0 where it has none), of nested groups one number per level.
     """
 
-    def __init__(self, models: Mapping[int, int], base: int = 40000) -> None:
+    def __init__(self, models: Mapping[int, int | tuple[int, ...]], base: int = 40000) -> None:
         self.base = base
         self.registers: list[int] = [0x5375, 0x6E53]
         self.spans: list[tuple[int, int, int]] = []  # model, first index, index behind it
@@ -73,7 +73,10 @@ class SunSpecImage:
             self.spans.append((model, first, len(self.registers)))
         self.registers += [0xFFFF, 0]
 
-    def _append(self, model: int, group: Mapping[str, Any], prefix: str, elements: int) -> None:
+    def _append(
+        self, model: int, group: Mapping[str, Any], prefix: str, elements: int | tuple[int, ...]
+    ) -> None:
+        first, *rest = elements if isinstance(elements, tuple) else (elements,)
         for definition in group.get('points', ()):
             type_, size = definition['type'], definition['size']
             enum = type_.startswith('enum')
@@ -95,8 +98,8 @@ class SunSpecImage:
             if sub.get('count', 1) == 1:
                 self._append(model, sub, f'{prefix}{sub["name"]}.', 0)
             else:
-                for n in range(elements):
-                    self._append(model, sub, f'{prefix}{sub["name"]}[{n}].', 0)
+                for n in range(first):
+                    self._append(model, sub, f'{prefix}{sub["name"]}[{n}].', tuple(rest) or 0)
 
     def point(self, model: int, name: str) -> Point:
         """A point by name. Raises KeyError."""
