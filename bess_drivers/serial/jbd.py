@@ -60,6 +60,7 @@ class JbdBattery:
 
     Params: ClassVar[type] = JbdParams
     role: ClassVar[Role] = Role.BATTERY
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (9600,)
 
     def __init__(self, params: JbdParams, read_only: bool = False) -> None:
         self.params = params

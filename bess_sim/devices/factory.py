@@ -234,6 +234,13 @@ def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+def _sunspec_meter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.sunspec_meter import SunSpecMeterSimulator
+
+    options = _options(config, unit_id=1, model=203)
+    return ModbusDevice(SunSpecMeterSimulator(plant, options['model']), config, options['unit_id'], faults)
+
+
 def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.register_layouts import LAYOUTS
 
@@ -267,6 +274,7 @@ BUILDERS: dict[str, Builder] = {
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
     'registers': _registers,
+    'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
