@@ -33,7 +33,7 @@ def read_keys(path: str) -> Keys:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise Refused(f'key file {path}: {error.strerror}') from error
-    with os.fdopen(fd, 'rb') as file:
+    try:
         about = os.fstat(fd)  # of what is open, so that nobody exchanges it in between
         if not stat.S_ISREG(about.st_mode):
             raise Refused(f'key file {path} is no regular file')
@@ -41,7 +41,9 @@ def read_keys(path: str) -> Keys:
             raise Refused(f'key file {path} belongs to another user')
         if about.st_mode & 0o077:
             raise Refused(f'key file {path} may be read by others (mode {about.st_mode & 0o777:03o}); chmod 600 it')
-        data = file.read(LONGEST + 1)
+        data = os.read(fd, LONGEST + 1)
+    finally:
+        os.close(fd)
     if len(data) > LONGEST:
         raise Refused(f'key file {path} is longer than {LONGEST} bytes')
     return _parse(Path(path).name, data.decode('ascii', errors='replace'))
