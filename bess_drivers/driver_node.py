@@ -518,6 +518,10 @@ def _shell(role: Role) -> type[DriverNode]:
         from .io_node import ClimateDriverNode, IoDriverNode  # it builds on this module
 
         return IoDriverNode if role is Role.IO else ClimateDriverNode
+    if role is Role.GPS:
+        from .io.gps_node import GpsDriverNode  # as above
+
+        return GpsDriverNode
     return {Role.BATTERY: BatteryDriverNode, Role.CONVERTER: ConverterDriverNode, Role.METER: MeterDriverNode}[role]
 
 

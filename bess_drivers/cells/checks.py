@@ -18,6 +18,9 @@ from bess_core.values import Severity
 from bess_drivers.serial.bms_reading import Condition
 
 Array = NDArray[np.float64]
+#: What `violations` may find.
+CHECKS = ('cell_voltage_high', 'cell_voltage_low', 'cell_temperature_high', 'cell_temperature_low', 'cell_unknown',
+          'pack_voltage_high', 'pack_voltage_low', 'charge_current_high', 'discharge_current_high', 'pack_unknown')
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class Relay:
         """A complete poll of the cells; `ok`: nothing is beyond an absolute limit."""
         self._measured_at, self._ok = now, ok
 
+    def fault(self, now: float) -> None:
+        """Something is wrong now, whatever the last poll said."""
+        self._ok, self._fault_at = False, now
+
     def decide(self, now: float, closed: bool) -> bool:
         """Whether it shall be closed, `closed` being its present state; `why` says the reason."""
         p = self.params
