@@ -9,6 +9,7 @@ against its own description; here they ramp between ext and std like voltages, w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class CellLimits:
     temperature_required: bool = param(True, doc='a cell whose temperature is not known allows no current')
     soc_min: float = param(0.1, '', 'below it the discharge current falls to zero', low=0.0, high=1.0)
     soc_max: float = param(0.95, '', 'above it the charge current falls to zero', low=0.0, high=1.0)
-    sum_tolerance: float = param(0.02, '', 'pack voltage and sum of the cells may differ by so much', low=0.001, high=0.5)
+    sum_tolerance: float = param(0.02, '', 'pack voltage and sum of the cells may differ by so much', low=0.001,
+                                 high=0.5)
     pack_voltage_min: float = param(41.6, 'V', 'the relay opens at or below', low=0.0, high=2000.0)
     pack_voltage_max: float = param(58.0, 'V', 'the relay opens at or above', low=0.0, high=2000.0)
     charge_current_abs: float = param(200.0, 'A', 'the relay opens at or above', low=0.1, high=5000.0)
@@ -53,7 +55,7 @@ class CellLimits:
     def __post_init__(self) -> None:
         for what in ('voltage', 'temperature'):
             names = [f'{what}_{n}' for n in ('abs_min', 'ext_min', 'std_min', 'std_max', 'ext_max', 'abs_max')]
-            for low, high in zip(names, names[1:], strict=False):
+            for low, high in pairwise(names):
                 if getattr(self, low) >= getattr(self, high):
                     raise ValueError(f'{low} is {getattr(self, low):g}, must be below {high} {getattr(self, high):g}')
         if self.pack_voltage_min >= self.pack_voltage_max:

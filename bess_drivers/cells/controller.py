@@ -19,7 +19,7 @@ import numpy as np
 from bess_core.params import param
 from bess_core.values import BatteryReading, Contactor, Identity, Severity
 from bess_drivers.cells import charge, diybms
-from bess_drivers.cells.balancing import Balancer, BalanceParams
+from bess_drivers.cells.balancing import BalanceParams, Balancer
 from bess_drivers.cells.charge import ChargeParams, Counter
 from bess_drivers.cells.checks import CHECKS, CellLimits, SumCheck, factors, sum_difference, violations
 from bess_drivers.cells.outputs import relay_output
@@ -209,7 +209,8 @@ class CellController:
         raw = [int(r[0]) for r in self._ask(diybms.VOLTAGES)]
         u = np.array([m.volts(r & diybms.ADC_MASK) for m, r in zip(self._modules, raw, strict=True)])
         if now - self._temperature_at >= self.params.temperature_period:
-            pairs = [diybms.temperatures(r, m) for r, m in zip(self._ask(diybms.TEMPERATURE), self._modules, strict=True)]
+            answers = zip(self._ask(diybms.TEMPERATURE), self._modules, strict=True)
+            pairs = [diybms.temperatures(r, m) for r, m in answers]
             self._resistors, self._temperatures = (np.array(column) for column in zip(*pairs, strict=True))
             self._temperature_at = now
         return u, [bool(r & diybms.BALANCING) for r in raw], [bool(r & diybms.OVER_TEMPERATURE) for r in raw]

@@ -21,7 +21,8 @@ class RelayParams:
                          low=0.0, high=600.0)
     link_timeout: float = param(15.0, 's', 'silence of everything above after which the relay opens', low=0.5,
                                 high=3600.0)
-    blind_timeout: float = param(5.0, 's', 'time without measured cells after which the relay opens', low=0.2, high=600.0)
+    blind_timeout: float = param(5.0, 's', 'time without measured cells after which the relay opens', low=0.2,
+                                 high=600.0)
     confirm: float = param(1.0, 's', 'time that the relay may take until its contact has followed', low=0.05, high=60.0)
 
 

@@ -18,6 +18,7 @@ from bess_drivers.output_gate import OutputRule
 from bess_drivers.serial.bms_reading import checked
 
 NUMBERS = ('scale', 'offset', 'supply', 'series', 'beta', 'r25', 'a', 'b', 'c')
+FAMILIES = ('10-', '22-', '28-', '3b-', '42-')  # of 1-wire thermometers
 POWER_ON = 85.0  # degC: what a 1-wire sensor says before its first conversion
 
 
@@ -181,13 +182,13 @@ class OneWire(_Reader):
     def _found(self) -> dict[str, str]:
         if self.sensors or not self.root.is_dir():
             return self.sensors
-        return {p.name: p.name for p in sorted(self.root.iterdir()) if p.name[:3] in ('28-', '10-', '22-', '3b-', '42-')}
+        return {p.name: p.name for p in sorted(self.root.iterdir()) if p.name[:3] in FAMILIES}
 
     def _value(self, place: str) -> float:
         lines = read_text(self.root / place / 'w1_slave').splitlines()
         if len(lines) != 2 or not lines[0].endswith('YES'):
             raise BadChecksum(f'{place}: {lines[0][-40:] if lines else "nothing"}')
-        _, equals, number = lines[1].partition(' t=')
+        _, _, number = lines[1].partition(' t=')
         try:
             value = int(number) / 1000.0
         except ValueError:

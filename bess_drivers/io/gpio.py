@@ -60,7 +60,8 @@ class GpioModule:
             digital_inputs={n: v for n, v in shown.items() if not self.pins[n].output},
             digital_outputs={n: v for n, v in shown.items() if self.pins[n].output},
             analog_inputs={f'{n}_presses': float(count) for n, count in presses.items()},
-            alarms=tuple(Alarm('io.emergency_stop', Severity.CRITICAL, f'emergency stop {n} is pressed or its wire broken')
+            alarms=tuple(Alarm('io.emergency_stop', Severity.CRITICAL,
+                               f'emergency stop {n} is pressed or its wire is open')
                          for n, p in self.pins.items() if p.kind == 'emergency_stop' and not values.get(n)))
 
     def write_output(self, name: str, value: float) -> None:

@@ -1,4 +1,4 @@
-"""Node of a GPS receiver: position (`~/fix`), its time (`~/time_reference`), and how far the computer's clock is off."""
+"""Node of a GPS receiver: position (`~/fix`), its time (`~/time_reference`), difference of the clocks."""
 
 from __future__ import annotations
 

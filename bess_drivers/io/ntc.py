@@ -55,8 +55,11 @@ class SteinhartHart:
             return exp(-y / self.b)
         x, p = y / (2.0 * self.c), self.b / (3.0 * self.c)
         root = (p ** 3 + x ** 2) ** 0.5
-        cube = (lambda v: abs(v) ** (1.0 / 3.0) * (1.0 if v >= 0.0 else -1.0))
-        return exp(cube(root - x) - cube(root + x))
+        return exp(_cube_root(root - x) - _cube_root(root + x))
+
+
+def _cube_root(v: float) -> float:
+    return abs(v) ** (1.0 / 3.0) * (1.0 if v >= 0.0 else -1.0)
 
 
 def divider(voltage: float, supply: float, series: float, *, pull_up: bool = True) -> float:
@@ -64,7 +67,7 @@ def divider(voltage: float, supply: float, series: float, *, pull_up: bool = Tru
 
     pull_up: `series` lies between supply and sensor, and the sensor's own voltage is measured.
     """
-    if not 0.0 < supply or voltage != voltage:
+    if not supply > 0.0 or voltage != voltage:
         return nan
     upper = supply - voltage
     if pull_up:

@@ -1,4 +1,4 @@
-"""A chain of diyBMS modules with MoaT firmware on a serial line. Each module hands the frame on, as the real ones do."""
+"""A chain of diyBMS modules with MoaT firmware on a serial line. Each module hands the frame on."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from i2c_double import Bus, i2c_bus
 
 from bess_core.values import Contactor, Mode, Severity
 from bess_drivers.device import (
@@ -27,7 +28,6 @@ from bess_drivers.smbus import bq40z50_codec as codec
 from bess_drivers.smbus.bq40z50 import Bq40z50Battery, Bq40z50Params
 from bess_drivers.smbus.i2c import parse_address, pec
 from bess_drivers.smbus.keys import read_keys
-from i2c_double import Bus, i2c_bus
 
 GAUGE = 0x0B
 KEYS = 'unseal: 0414 3672\nfull_access: FFFF FFFF  # as delivered\n'

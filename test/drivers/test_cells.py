@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bess_core.values import Contactor
 from bess_drivers.cells import charge, diybms
-from bess_drivers.cells.balancing import Balancer, BalanceParams
+from bess_drivers.cells.balancing import BalanceParams, Balancer
 from bess_drivers.cells.checks import CellLimits, SumCheck, factors, pos, sum_difference, violations
 from bess_drivers.cells.controller import CONDITIONS, CellController, CellControllerParams
 from bess_drivers.cells.relay import Relay, RelayParams
@@ -65,7 +65,8 @@ def test_factors_are_shares_and_zero_outside_ext(u, t, soc):
     (3.3, 25.0, 52.0, 0.0, []), (3.64, 25.0, 52.0, 0.0, ['cell_voltage_high']), (3.63, 25.0, 52.0, 0.0, []),
     (2.69, 25.0, 52.0, 0.0, ['cell_voltage_low']), (3.3, 56.0, 52.0, 0.0, ['cell_temperature_high']),
     (3.3, -11.0, 52.0, 0.0, ['cell_temperature_low']), (nan, 25.0, 52.0, 0.0, ['cell_unknown']),
-    (3.3, nan, 52.0, 0.0, []), (3.3, 25.0, 58.0, 0.0, ['pack_voltage_high']), (3.3, 25.0, 41.6, 0.0, ['pack_voltage_low']),
+    (3.3, nan, 52.0, 0.0, []), (3.3, 25.0, 58.0, 0.0, ['pack_voltage_high']),
+    (3.3, 25.0, 41.6, 0.0, ['pack_voltage_low']),
     (3.3, 25.0, 52.0, 200.0, ['charge_current_high']), (3.3, 25.0, 52.0, -200.0, ['discharge_current_high']),
     (3.3, 25.0, nan, 0.0, ['pack_unknown']), (3.3, 25.0, 52.0, nan, ['pack_unknown'])])
 def test_what_opens_the_relay(u, t, pack, current, ids):
@@ -338,7 +339,8 @@ def test_energy_is_counted(bench):
 
 
 @pytest.mark.parametrize(('what', 'value', 'fault'), [
-    ('volts', 3.65, 'cell_voltage_high'), ('volts', 2.6, 'cell_voltage_low'), ('celsius', 60.0, 'cell_temperature_high'),
+    ('volts', 3.65, 'cell_voltage_high'), ('volts', 2.6, 'cell_voltage_low'),
+    ('celsius', 60.0, 'cell_temperature_high'),
     ('celsius', -20.0, 'cell_temperature_low'), ('volts', 0.0, 'cell_unknown')])
 def test_a_cell_beyond_a_limit_opens_the_relay_and_is_a_fault(bench, what, value, fault):
     c = bench.controller()

@@ -1,4 +1,4 @@
-"""Pins, board files, analog values, 1-wire, CPU, climate sensors, watchdogs: each against a double at the lowest level."""
+"""Pins, files of the kernel, climate sensors, watchdogs: each against a double at the lowest level."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from gpiozero.pins.mock import MockFactory
 from hypothesis import given
 from hypothesis import strategies as st
+from i2c_double import Bus, i2c_bus
 
 from bess_core.values import Severity, Switch
 from bess_drivers.device import (
@@ -47,9 +48,9 @@ from bess_drivers.io.ntc import SteinhartHart, divider
 from bess_drivers.io.pins import Gpiozero, parse_pin, parse_pins
 from bess_drivers.io.stratopi import StratoPi, StratoPiParams
 from bess_sim.devices import bme as simulated
-from i2c_double import Bus, i2c_bus
 
-PINS = ['start=17 button pull=up active_low', 'stop=22 emergency_stop', 'door=23', 'fan=27 relay', 'lamp=5 led active_low']
+PINS = ['start=17 button pull=up active_low', 'stop=22 emergency_stop', 'door=23', 'fan=27 relay',
+        'lamp=5 led active_low']
 
 
 # -- pins -----------------------------------------------------------------------------------------------
@@ -241,8 +242,9 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_strato_pi(tmp_path):
-    root = tree(tmp_path / 'stratopi', {'relay/status': '0\n', 'button/status_deb': '1\n', 'button/status_deb_cnt': '7\n',
-                                        'ups/battery': '1\n', 'watchdog/expired': '0\n'})
+    root = tree(tmp_path / 'stratopi', {'relay/status': '0\n', 'button/status_deb': '1\n',
+                                        'button/status_deb_cnt': '7\n', 'ups/battery': '1\n',
+                                        'watchdog/expired': '0\n'})
     board = StratoPi(StratoPiParams(address=str(root)))
     board.open()
     assert board.identify().model == 'Strato Pi'
@@ -252,7 +254,8 @@ def test_strato_pi(tmp_path):
     assert [a.id for a in r.alarms] == ['io.on_battery']
     assert set(board.output_rules()) == {'relay'}
     board.write_output('relay', 1.0)
-    assert (root / 'relay/status').read_text().strip()[0] == '1' and board.read(0.0).digital_outputs['relay'] is Switch.ON
+    assert (root / 'relay/status').read_text().strip()[0] == '1'
+    assert board.read(0.0).digital_outputs['relay'] is Switch.ON
     with pytest.raises(Disconnected):
         board.write_output('led', 1.0)  # this model has none, and no file is made
     assert not (root / 'led').exists()
@@ -325,7 +328,8 @@ def test_divider():
     assert divider(1.65, 3.3, 10_000.0) == pytest.approx(10_000.0)
     assert divider(1.1, 3.3, 10_000.0) == pytest.approx(5_000.0)
     assert divider(1.1, 3.3, 10_000.0, pull_up=False) == pytest.approx(20_000.0)
-    assert divider(3.3, 3.3, 1.0) == inf and divider(0.0, 3.3, 1.0) == 0.0 and divider(0.0, 3.3, 1.0, pull_up=False) == inf
+    assert divider(3.3, 3.3, 1.0) == inf and divider(0.0, 3.3, 1.0) == 0.0
+    assert divider(0.0, 3.3, 1.0, pull_up=False) == inf
     assert isnan(divider(nan, 3.3, 1.0)) and isnan(divider(1.0, 0.0, 1.0))
 
 
@@ -374,7 +378,8 @@ def test_worked_example_of_the_data_sheet():
     fine = b.fine(519_888, k)
     assert b.temperature(fine) == pytest.approx(25.08, abs=0.005) and round(fine) == 128_422
     assert b.pressure(415_148, fine, k) == pytest.approx(100_653.27, abs=0.3)
-    assert simulated.celsius(519_888) == 25.08 and simulated.pascal(415_148, 128_422) == pytest.approx(100_653.27, abs=0.3)
+    assert simulated.celsius(519_888) == 25.08
+    assert simulated.pascal(415_148, 128_422) == pytest.approx(100_653.27, abs=0.3)
 
 
 @given(st.integers(300_000, 700_000), st.integers(100_000, 700_000), st.integers(0, 65_534))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from test_bq40z50 import bus, key_file  # noqa: F401 - fixtures
+
 from bess.msg import BatteryStatus
 from bess.srv import DeviceOperation
 from bess_core import qos
 from bess_drivers.driver_node import node_type
 from bess_drivers.smbus.bq40z50 import Bq40z50Battery
-from test_bq40z50 import bus, key_file  # noqa: F401 - fixtures
 
 
 def test_node_operates_and_survives_unplugging(graph, bus, key_file):  # noqa: F811
