@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import ClassVar
@@ -152,7 +153,7 @@ class AnalogInputs(_Reader):
     def read(self, now: float) -> IoReading:
         """All channels. Raises `DeviceError` when none can be read."""
         self.open()
-        values, alarms = self._each({c.name: (lambda c=c: self._value(c)) for c in self.channels})
+        values, alarms = self._each({c.name: partial(self._value, c) for c in self.channels})
         return IoReading(time=now, quality=Quality.OK, analog_inputs=values,
                          units={c.name: c.unit for c in self.channels}, alarms=alarms)
 
@@ -204,7 +205,7 @@ class OneWire(_Reader):
         found = self._found()
         if not found:
             raise BadValue(f'{self.root}: no temperature sensor')
-        values, alarms = self._each({n: (lambda p=p: self._value(p)) for n, p in found.items()})
+        values, alarms = self._each({n: partial(self._value, p) for n, p in found.items()})
         return IoReading(time=now, quality=Quality.OK, analog_inputs=values, units=dict.fromkeys(values, 'degC'),
                          alarms=alarms)
 
@@ -247,7 +248,7 @@ class CpuTemperature(_Reader):
         def value(path: Path) -> float:
             return checked(f'{path.name} in degC', read_number(path / 'temp') / 1000.0, -60.0, 200.0)
 
-        values, alarms = self._each({n: (lambda p=p: value(p)) for n, p in zones.items()})
+        values, alarms = self._each({n: partial(value, p) for n, p in zones.items()})
         hot = [f'{n} at {v:.1f} degC' for n, v in values.items() if v >= self.hot]
         if hot:
             alarms = (*alarms, Alarm('io.cpu_hot', Severity.WARNING, ', '.join(hot)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Any, ClassVar
 
 import bme680
@@ -67,12 +67,13 @@ class _Bme:
         if not (isnan(mode) and isnan(temperature)):
             raise Refused('a sensor takes no orders')
 
-    def _reading(self, now: float, celsius: float, pascal: float, humidity: float, **more: float) -> ClimateReading:
+    def _reading(self, now: float, celsius: float, pascal: float, humidity: float,
+                 gas_resistance: float = nan) -> ClimateReading:
         return ClimateReading(
             time=now, quality=Quality.OK,
             temperature=checked('temperature in degC', celsius, -50.0, 100.0) + self.params.temperature_offset,
             pressure=pascal if isnan(pascal) else checked('pressure in Pa', pascal, 20_000.0, 120_000.0),
-            humidity=humidity, **more)
+            humidity=humidity, gas_resistance=gas_resistance)
 
 
 class Bme280Sensor(_Bme):

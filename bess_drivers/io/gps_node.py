@@ -65,8 +65,7 @@ class GpsDriverNode(DriverNode):
         usable = r.fix and r.quality == Quality.OK
         m.header.frame_id = self.name
         time = self._client.device.time if self._client is not None else None  # type: ignore[attr-defined]
-        by_gps = self.params.stamp == 'gps' and time is not None and not isnan(time.offset)
-        if by_gps:
+        if self.params.stamp == 'gps' and time is not None and not isnan(time.offset):
             m.header.stamp = wall_stamp(time.utc(r.time))
         else:
             set_stamp(m.header.stamp, self.clock, r.time)
