@@ -133,10 +133,10 @@ class BatteryReading:
     members: int = 1
     members_usable: int = 1
     limit_reasons: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     # Of this battery's own plan; not taken from a received status.
     next_power: float = nan  # W
     next_change: float = nan  # absolute s; NaN = no change is planned
-    missing: list[str] = field(default_factory=list)
     # Not in BatteryStatus: cell level (topic ~/cells) and device alarms (faults).
     cells: tuple[float, ...] = ()  # V
     temperatures: tuple[float, ...] = ()  # degC
