@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isnan, nan
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from bess_core.params import param
 from bess_core.values import BatteryReading, Contactor, Identity, Severity
-from bess_drivers.cells import charge, diybms
+from bess_drivers.cells import charge, diybms, store
 from bess_drivers.cells.balancing import BalanceParams, Balancer
 from bess_drivers.cells.charge import ChargeParams, Counter
 from bess_drivers.cells.checks import CHECKS, CellLimits, SumCheck, factors, sum_difference, violations
@@ -34,6 +35,7 @@ GUARD_S = 0.1
 CONDITIONS = (
     *CHECKS, 'sum_mismatch', 'balancer_hot', 'link_lost', 'relay_stuck', 'hardware', 'temperature_unknown')
 HOUR_S = 3600.0
+SAVE_S = 60.0
 NONE = np.empty(0)
 
 
@@ -50,7 +52,9 @@ class CellControllerParams(CellLimits, RelayParams, BalanceParams, ChargeParams)
     relay_pins: list[str] = param([], doc='as for `gpio`: relay=LINE relay, and contact=LINE if it is read back')
     sensor: str = param('', doc='folder of the converter that measures the pack, as for `analog`')
     sensor_channels: list[str] = param([], doc='as for `analog`: current=... (A, + = charging), and voltage=...')
-    initial_soc: float = param(nan, '', 'counted share at the start; NaN = unknown until a knee', low=0.0, high=1.0)
+    state_file: str = param('', doc='keeps the counted energy over a restart; empty = it is not kept')
+    initial_soc: float = param(nan, '', 'counted share when nothing is stored; NaN = unknown until a knee', low=0.0,
+                               high=1.0)
 
     def __post_init__(self) -> None:
         CellLimits.__post_init__(self)
@@ -79,7 +83,10 @@ class CellController:
         self._guard: threading.Thread | None = None
         self._ending = threading.Event()
         full = p.capacity * p.nominal_cell_voltage * p.cells
-        self._counter = Counter(full, p.charge_loss, p.initial_soc * full)
+        stored, _ = store.load(Path(p.state_file), full) if p.state_file else (nan, '')
+        self._counter = Counter(full, p.charge_loss, p.initial_soc * full if isnan(stored) else stored)
+        self._saved_at = -np.inf
+        self._not_saved = ''
         self._balancer = Balancer(p, p.voltage_ext_max)
         self._levels: dict[int, float] = {}  # what the modules have
         self._sum = SumCheck(p.sum_tolerance)
@@ -96,8 +103,9 @@ class CellController:
         self._closed: bool | None = None
         self._contact: bool | None = None
         self._violations: tuple[Condition, ...] = ()
-        self._problem = ''
+        self._problem = self._pack_problem = ''
         self._stuck = False
+        self._output_lost = False
 
     # -- relay and guard ---------------------------------------------------------------------------------
 
@@ -123,9 +131,11 @@ class CellController:
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.join(2.0)
-            if not self.read_only:
-                self._drive(False)
-            self.output.close()
+            with self._lock:
+                if not self.read_only:
+                    self._drive(False)
+                self._save(-np.inf)
+                self.output.close()
 
     def sign_of_life(self) -> None:
         """Everything above is there."""
@@ -159,7 +169,9 @@ class CellController:
             voltage = values['voltage'] if self._with_voltage else float(np.sum(self._cells))
         except DeviceError as error:
             voltage = current = nan
-            self._problem = f'pack: {error}'
+            self._pack_problem = f'pack: {error}'
+        else:
+            self._pack_problem = ''
         with self._lock:
             power = voltage * current
             if not isnan(self._pack_at) and not isnan(power):
@@ -172,11 +184,20 @@ class CellController:
             self._step_relay(now)
 
     def _step_relay(self, now: float) -> None:
+        if self._ending.is_set():
+            return  # `shutdown` has the last word
         try:
+            if self._output_lost:
+                self.output.close()
+                self.output.open()
             self._closed, self._contact = self.output.closed(), self.output.contact()
+            self._output_lost = False
         except DeviceError as error:
             self._closed = self._contact = None
+            self._output_lost = True
             self._problem = f'relay: {error}'
+            return
+        self._problem = ''
         wanted = self.relay.decide(now, bool(self._closed)) and not self._violations
         self._stuck = self.relay.stuck(now, wanted, self._contact if self._contact is not None else self._closed)
         if wanted is not self._closed and not self.read_only:
@@ -185,9 +206,15 @@ class CellController:
     def _drive(self, closed: bool) -> None:
         try:
             self.output.drive(closed)
-            self._closed, self._problem = closed, ''
+            self._closed = closed
         except DeviceError as error:
             self._problem = f'relay: {error}'
+
+    def _save(self, now: float) -> None:
+        """Store the counted energy from time to time; -inf = at once."""
+        if self.params.state_file and not self.read_only and not 0.0 <= now - self._saved_at < SAVE_S:
+            self._saved_at = now
+            self._not_saved = store.save(Path(self.params.state_file), self._counter.energy, self._counter.full)
 
     # -- front end ---------------------------------------------------------------------------------------
 
@@ -242,21 +269,23 @@ class CellController:
             lowest = float(np.min(u)) - (0.0 if isnan(current) else current * p.cell_resistance)
             self._counter.knee(lowest, p)
             self._step_relay(self._clock())
-            closed, why, problem, stuck = self._closed, self.relay.why, self._problem, self._stuck
+            closed, why, stuck = self._closed, self.relay.why, self._stuck
+            problem = '; '.join(t for t in (self._problem, self._pack_problem, self._not_saved) if t)
+            self._save(now)
             share = self._counter.energy / self._counter.full
         soc = charge.soc(lowest, share, p)
         self._balance(u)
         mismatch = self._sum.step(sum_difference(voltage, u)) if self._with_voltage else None
-        conditions = (*beyond, *([mismatch] if mismatch else []), *self._more(hot, why, problem, stuck))
+        conditions = (*beyond, *([mismatch] if mismatch else []), *self._more(hot, problem, stuck))
         return self._reading(now, u, voltage, current, soc, share, closed, why, balancing, conditions)
 
-    def _more(self, hot: list[bool], why: str, problem: str, stuck: bool) -> list[Condition]:
+    def _more(self, hot: list[bool], problem: str, stuck: bool) -> list[Condition]:
         found = []
         if any(hot):
             found.append(Condition('balancer_hot', f'balancing resistor of cell {hot.index(True) + 1} is too hot',
                                    Severity.WARNING))
-        if 'link' in why:
-            found.append(Condition('link_lost', why, Severity.ERROR, True, True))
+        if self.relay.lost:
+            found.append(Condition('link_lost', 'the link to everything above is lost', Severity.ERROR, True, True))
         if stuck and not self.read_only:
             found.append(Condition('relay_stuck', 'the relay does not follow', Severity.CRITICAL, True, True))
         if problem:

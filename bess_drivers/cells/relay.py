@@ -34,6 +34,7 @@ class Relay:
     started: float = -inf
     held_open: bool = False  # an order to keep it open
     why: str = 'not started'
+    lost: bool = False  # the link to everything above
     _fault_at: float = -inf
     _link_at: float = -inf
     _measured_at: float = -inf
@@ -61,7 +62,7 @@ class Relay:
         """Whether it shall be closed, `closed` being its present state; `why` says the reason."""
         p = self.params
         blind = now - self._measured_at > p.blind_timeout
-        lost = now - self._link_at > p.link_timeout
+        lost = self.lost = now - self._link_at > p.link_timeout
         # Before the first poll nothing is known to be wrong: a restart does not toggle the contactor.
         fault = blind or (self._measured_at > self.started and not self._ok)
         if fault:

@@ -275,6 +275,7 @@ class Bench:
         self.folder, self.faults, self.chain, self.now = folder, DeviceFaults(), simulated.Chain(), 100.0
         for name, text in (('current', '0'), ('voltage', '52.8'), ('relay', '0')):
             (folder / name).write_text(text)
+        self.last: CellController | None = None
         self.line = SerialLine(folder / 'line', self.faults, self.chain.answer)
         self.address = self.line.start()
 
@@ -286,6 +287,9 @@ class Bench:
 
     def controller(self, read_only: bool = False, **more: Any) -> CellController:
         made = CellController(self.params(**more), read_only, clock=lambda: self.now)
+        if self.last is not None:
+            self.last.close()  # a port belongs to one
+        self.last = made
         made.output.open()
         made.relay.start(self.now)
         made.link.open()
@@ -450,6 +454,77 @@ def test_damage_is_no_reading_and_it_comes_back(bench, monotonic_deadline):
                 break
             except DeviceError:
                 continue
+
+
+def test_unplugged_and_plugged_in_again(bench, monotonic_deadline):
+    c = bench.controller()
+    bench.step(c, 1.0)
+    bench.step(c, 2.0)
+    bench.faults.inject('disconnect')
+    over = monotonic_deadline()
+    with pytest.raises(DeviceError):
+        while not over():
+            c.read(bench.now)
+    bench.now += 6.0
+    c.guard_step()
+    assert not bench.closed  # blind
+    bench.faults.clear()
+    while True:
+        assert not over()
+        try:
+            if not c.link.is_open:
+                c.link.open()
+            c.read(bench.now)
+            break
+        except DeviceError:
+            continue
+
+
+def test_counted_energy_over_a_restart(bench):
+    path = bench.folder / 'energy.json'
+    c = bench.controller(state_file=str(path), initial_soc=0.5)
+    bench.put('current', '100')
+    bench.step(c, 1.0)
+    last = bench.step(c, 3600.0 / 4)
+    assert last.energy > 0.5 * last.energy_full
+    again = bench.controller(state_file=str(path), initial_soc=0.1)
+    assert again._counter.energy == pytest.approx(last.energy)
+    for text in ('', '{}', '[1]', '{"energy_wh": 1, "full_wh": 2}', '{"energy_wh": NaN, "full_wh": 14336}'):
+        path.write_text(text)
+        assert bench.controller(state_file=str(path), initial_soc=0.1)._counter.energy == pytest.approx(1433.6)
+    blocked = bench.controller(state_file=str(bench.folder / 'none' / 'x'))
+    bench.step(blocked, 1.0)
+    assert 'cells.hardware' in [a.id for a in bench.step(blocked, 61.0).alarms]
+    reader = bench.controller(read_only=True, state_file=str(path))
+    before = path.read_text()
+    bench.step(reader, 100.0)
+    assert path.read_text() == before
+
+
+def test_a_relay_that_goes_and_comes(bench):
+    c = bench.controller()
+    bench.step(c, 1.0)
+    bench.step(c, 2.0)
+    assert bench.closed
+    (bench.folder / 'relay').unlink()
+    r = bench.step(c, 1.0)
+    assert 'cells.hardware' in [a.id for a in r.alarms] and r.contactor is Contactor.UNKNOWN
+    bench.put('relay', '0')
+    r = bench.step(c, 1.0)
+    assert bench.closed and 'cells.hardware' not in [a.id for a in r.alarms]
+
+
+def test_after_the_end_nothing_closes_it_again(bench):
+    c = CellController(bench.params(first=0.0), clock=lambda: bench.now)
+    c.open()
+    bench.step(c, 1.0)
+    bench.step(c, 1.0)
+    assert bench.closed
+    c.shutdown()
+    assert not bench.closed
+    bench.step(c, 20.0)
+    assert not bench.closed
+    c.close()
 
 
 def test_fewer_modules_than_cells_is_no_reading(bench):

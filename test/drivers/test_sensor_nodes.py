@@ -14,6 +14,7 @@ from test_gps import RMC, VOID, line, sentence  # noqa: F401 - fixture
 from bess.msg import BatteryStatus, Heartbeat, IoStatus
 from bess.srv import SetContactor, SetOutput
 from bess_core import qos
+from bess_core.params import build
 from bess_core.site import resolve_type
 from bess_drivers.cells.controller_node import CellControllerNode
 from bess_drivers.io.pins import Gpiozero
@@ -82,3 +83,17 @@ def test_cell_controller_node(graph, bench):  # noqa: F811
     assert answer.accepted and not bench.closed, answer.message
     graph.remove(node)
     assert not bench.closed
+
+
+@pytest.mark.parametrize(('kind', 'values', 'problem'), [
+    ('cell_controller', {'address': 'serial:/dev/x', 'sensor_channels': ['current=a']}, 'relay is missing'),
+    ('cell_controller', {'address': 'serial:/dev/x', 'relay': 'file:/x', 'sensor_channels': []}, 'channels is empty'),
+    ('gpio', {'address': 'gpio:/dev/gpiochip0', 'pins': ['x']}, 'name=place'), ('gpio', {'pins': ['x=1']}, 'address'),
+    ('bq40z50', {'address': 'i2c:/dev/i2c-1?address=0'}, '0x03..0x77'), ('bme280', {}, 'address is missing'),
+    ('analog', {'address': '/x', 'channels': ['a=b ntc a=1']}, 'all three'), ('gps', {'address': 'serial:'}, 'no port'),
+    ('strato_pi', {}, ''), ('one_wire', {}, ''), ('cpu_temperature', {}, ''),
+    ('bme680', {'address': 'i2c:/dev/i2c-1'}, '')])
+def test_a_site_file_is_told_what_is_wrong(kind, values, problem):
+    cls = resolve_type(kind)
+    found = cls.check(build(cls.Params, values))
+    assert problem in found and bool(found) is bool(problem)
