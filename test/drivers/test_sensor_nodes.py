@@ -6,9 +6,10 @@ import time
 from math import isnan
 from typing import Any
 
+import pytest
 from gpiozero.pins.mock import MockFactory
 from sensor_msgs.msg import NavSatFix, TimeReference
-from test_cells import bench  # noqa: F401 - fixture
+from test_cell_controller import bench  # noqa: F401 - fixture
 from test_gps import RMC, VOID, line, sentence  # noqa: F401 - fixture
 
 from bess.msg import BatteryStatus, Heartbeat, IoStatus
