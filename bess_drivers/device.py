@@ -25,6 +25,7 @@ class Role(Enum):
     METER = 'meter'
     IO = 'io'
     CLIMATE = 'climate'
+    GPS = 'gps'
 
 
 class DeviceError(Exception):

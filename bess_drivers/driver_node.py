@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from sensor_msgs.msg import BatteryState
 
 from bess.msg import BatteryStatus, CellArray, InverterStatus, MeterStatus, PowerSetpoint
-from bess.srv import GetStatus, SetContactor
+from bess.srv import DeviceOperation, GetStatus, SetContactor
 from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import (
@@ -48,6 +48,7 @@ from .gate import Gate, Setpoint
 from .modbus.link import ModbusLink, Ports
 
 CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
+OPERATION_S = 30.0  # how long an administrative operation may
 MOVING_A = 5.0  # current from which a battery's values must move
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
@@ -253,6 +254,8 @@ class BatteryDriverNode(DriverNode):
             self.create_deferred_service(GetStatus, '~/get_status', self._on_get_status),
             self.create_deferred_service(SetContactor, '~/set_contactor', self._on_set_contactor),
         ]
+        if hasattr(self.DeviceClass, 'operate'):
+            self._own_services.append(self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate))
         self._contactor_orders = 0
         self._asking: list[Any] = []  # answers that wait for a fresh reading
 
@@ -308,6 +311,27 @@ class BatteryDriverNode(DriverNode):
             if not response.fresh:
                 response.message = f'{Quality(self.reading.quality).name}: the device has not answered in time'
             answer(response)
+
+    def _on_operate(self, request: DeviceOperation.Request, answer: Any) -> None:
+        """Answered once the device confirmed, or with the reason why it did not."""
+        response = DeviceOperation.Response()
+        if self.params.read_only or self._client is None:
+            response.message = 'read_only is set' if self.params.read_only else 'not configured'
+            answer(response)
+            return
+        device, operation, arguments = self._client.device, request.operation, list(request.arguments)
+
+        def done(error: DeviceError | None) -> None:
+            response.accepted = error is None
+            response.message = 'done' if error is None else f'{error.kind}: {error}'
+            self.log.info('operation', operation=operation, arguments=' '.join(arguments), result=response.message)
+            answer(response)
+
+        def run() -> None:
+            response.values = device.operate(operation, arguments)  # type: ignore[attr-defined]
+
+        self._contactor_orders += 1  # as for contactors
+        self.order(f'operation {self._contactor_orders}', run, done, self.clock.now() + OPERATION_S)
 
     def _on_set_contactor(self, request: SetContactor.Request, answer: Any) -> None:
         """Answered once the battery confirmed, or with the reason why it did not."""
@@ -494,6 +518,10 @@ def _shell(role: Role) -> type[DriverNode]:
         from .io_node import ClimateDriverNode, IoDriverNode  # it builds on this module
 
         return IoDriverNode if role is Role.IO else ClimateDriverNode
+    if role is Role.GPS:
+        from .io.gps_node import GpsDriverNode  # as above
+
+        return GpsDriverNode
     return {Role.BATTERY: BatteryDriverNode, Role.CONVERTER: ConverterDriverNode, Role.METER: MeterDriverNode}[role]
 
 

@@ -1,0 +1,1 @@
+"""SMBus and I2C: the bus, smart battery commands, gauges."""
