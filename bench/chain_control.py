@@ -136,7 +136,7 @@ class SiteRoom:
         p = spec.params
         self.loop, self.name, self._modes, self._present = loop, spec.name, modes, present
         required = [n.name for n in site.nodes if n.required and n.name != spec.name]
-        self._machine = SiteMachine(extract(SiteParams, p), required, [m.name for m in modes], p.mode, 0.0)
+        self._machine = SiteMachine(extract(SiteParams, p), required, [m.name for m in modes], p.mode, 0.0, p.modes)
         if not self._machine.wants_run:
             raise ValueError(f'{spec.name}: autostart is off, so nothing would run')
         self._state = loop.topic('system_state')
@@ -154,5 +154,5 @@ class SiteRoom:
             raise ValueError(f'{self.name}: the site would not run, required nodes are missing: '
                              f'{", ".join(machine.missing)}')
         for mode in self._modes:
-            mode.switch(mode.name == machine.mode)
+            mode.switch(mode.name in machine.active_modes)
         self.loop.publish(self._state, (machine.state, machine.cause))

@@ -209,7 +209,7 @@ def test_wrong_arguments_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -
     ('schedule house cancel', 'event id'), ('schedule house cancel -- -1', 'event id'),
     ('schedule house at', 'needs a time'), ('schedule house at noon', 'not a time'),
     ('schedule house list 5', 'no value'),
-    ('mode maintenance', 'on or off'), ('mode x on', 'belong to maintenance'), ('faults clear', 'name of a node'),
+    ('mode maintenance', 'on or off'), ('mode stop on', 'belong to maintenance'), ('faults clear', 'name of a node'),
     ('call', '--list'), ('call a/b std_srvs/srv/Trigger {a:', 'not valid YAML'),
     ('call a/b std_srvs/srv/Trigger {a: 1}', 'too many words'), ('call a std_srvs/srv/Nope', 'no .Nope'),
     ('inject meter', 'say what to do'), ('inject list x', 'takes no fault'),
