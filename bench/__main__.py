@@ -1,4 +1,7 @@
-"""`python -m bench [PART ...]`: measure, print, save. Parts: allocation, relay, site, day."""
+"""`python -m bench [PART ...]`: measure, print, save.
+
+Parts: allocation, control, grid_loop, optimiser, relay, site, day.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'relay', 'site', 'day')
+PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'site', 'day')
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from std_msgs.msg import Bool
 
 from bess.msg import BatteryStatus, InverterStatus, MeterStatus, ModeState, PowerProposal, PowerSetpoint
-from bess.srv import SetPower, SetPowerSchedule
+from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
 from bess_core.convert import battery_from_msg, converter_from_msg, meter_from_msg, set_stamp, site_time
@@ -111,6 +111,9 @@ class ModeNode(BessNode):
         if getattr(mode, 'takes_schedule', False):
             self._offered.append(self.create_service(SetPowerSchedule, '~/set_schedule', self._on_set_schedule))
 
+        if getattr(mode, 'active', None) is not None:
+            self._offered.append(self.create_service(AdoptCurve, '~/adopt_curve', self._on_adopt))
+
     def _subscribe(self, *args: Any) -> None:
         self._own.append(self.create_subscription(*args))
 
@@ -200,6 +203,11 @@ class ModeNode(BessNode):
             except OSError as error:
                 self._mode.restore(before)
                 response.accepted, response.message = False, f'the schedule could not be saved: {error}'
+        return response
+
+    def _on_adopt(self, request: AdoptCurve.Request, response: AdoptCurve.Response) -> AdoptCurve.Response:
+        response.accepted, response.message = self._mode.adopt(
+            list(request.x), list(request.y), request.response_time, request.reversion_time, self.clock.now())
         return response
 
     # -- what it does ------------------------------------------------------------------------------

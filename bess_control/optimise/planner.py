@@ -23,6 +23,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 Array = np.ndarray
+SOONER = 1e-6  # currency per Wh by which the end of the horizon is dearer than its beginning
 PENALTY = 10.0  # currency per Wh (or W) of a soft limit: far above any price
 
 
@@ -99,8 +100,11 @@ def solve(p: Problem, time_limit_s: float = 10.0) -> Plan:
     cost = np.zeros(count)
     cost[g], cost[x] = h * p.buy, -h * p.sell
     cost[d] = h * b.wear_per_wh
-    # A hair's breadth: of equal plans the one that moves less, and imports no more than it must.
-    cost[c] += h * 1e-9
+    # A hair's breadth: of equal plans the one that acts early. What is taken now is certain, what a forecast
+    # promises for later is not.
+    early = SOONER * np.arange(n) / n
+    cost[c] += h * (1e-9 + early)
+    cost[d] += h * early
     cost[low], cost[over] = PENALTY, PENALTY * h
     cost[peak] = p.demand_price
     cost[e.stop - 1] -= end_value(p)
