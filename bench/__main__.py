@@ -1,6 +1,6 @@
 """`python -m bench [PART ...]`: measure, print, save.
 
-Parts: allocation, control, grid_loop, optimiser, relay, site, day.
+Parts: allocation, control, grid_loop, optimiser, relay, admission, site, day.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'site', 'day')
+PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'admission', 'site', 'day')
 
 
 def main() -> int:

@@ -45,7 +45,7 @@ class _Fields:
     def fill(self, message: Any, reading: Any) -> None:
         """Copy to the message."""
         for name, value, old in zip(self._names, self._get(reading), self._get(message), strict=True):
-            if value != old:
+            if value != old and (value == value or old == old):  # a NaN stays a NaN
                 setattr(message, name, self._kind(value))
 
 
@@ -95,6 +95,15 @@ def wall_stamp(wall: float) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
+def _set_wall(time: Time, wall: float) -> None:
+    """Make `time` the stamp of an absolute time, in place; zero for NaN."""
+    sec, nanosec = split_stamp(wall)
+    if time.sec != sec:
+        time.sec = sec
+    if time.nanosec != nanosec:
+        time.nanosec = nanosec
+
+
 def site_time(clock: Clock, time: Time) -> float:
     """Site time of a stamp; -inf for the zero stamp."""
     sec, nanosec = time.sec, time.nanosec
@@ -119,12 +128,15 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
     message = BatteryStatus() if into is None else into
     _fill_header(message.header, clock, reading.time, name)
     set_stamp(message.newest_stamp, clock, reading.newest)
+    _set_wall(message.next_change, reading.next_change)
     _BATTERY_FLOATS.fill(message, reading)
     _BATTERY_INTS.fill(message, reading)
     if message.setpoint_source != reading.setpoint_source:
         message.setpoint_source = reading.setpoint_source
     if message.limit_reasons != reading.limit_reasons:
         message.limit_reasons = list(reading.limit_reasons)
+    if message.missing != reading.missing:
+        message.missing = list(reading.missing)
     return message
 
 
@@ -132,7 +144,8 @@ def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
     return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
         site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
-        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons))
+        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons),
+        list(message.missing))
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:

@@ -116,6 +116,11 @@ class BessNode(LifecycleNode):
         return self.lifecycle_id == State.PRIMARY_STATE_ACTIVE
 
     @property
+    def is_configured(self) -> bool:
+        """Whether the node is inactive or active: it measures."""
+        return self.lifecycle_id in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
+
+    @property
     def lifecycle_id(self) -> int:
         """lifecycle_msgs/State id."""
         known = self._lifecycle_id
@@ -256,7 +261,7 @@ class BessNode(LifecycleNode):
         return super().create_service(srv_type, name, guarded, *args, **kwargs)
 
     def create_deferred_service(
-        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None]
+        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None], **kwargs: Any
     ) -> Any:
         """A service whose answer may come later: `callback(request, answer)`, then `answer(response)` once.
 
@@ -281,7 +286,7 @@ class BessNode(LifecycleNode):
                 raise
             return response
 
-        service = self.create_service(srv_type, name, on_request)
+        service = self.create_service(srv_type, name, on_request, **kwargs)
         send = service.send_response
 
         def send_response(response: Any, header: Any) -> None:
@@ -309,7 +314,7 @@ class BessNode(LifecycleNode):
         self._heartbeat.publish(message)
 
     def _diagnose(self, _: Tick) -> None:
-        if self.lifecycle_id not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
+        if not self.is_configured:
             return
         records = self.faults.records
         worst = int(self.faults.worst or 0)

@@ -22,6 +22,7 @@ from bess_core.values import BatteryReading, Severity
 from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 from .partition import Expected, Partition, aged
+from .plan import Plan, over, total
 from .shares import Policy, Share, validate
 
 SAVE_S = 10.0
@@ -122,6 +123,16 @@ class PartitionNode(BessNode):
                 self.destroy_subscription(self._subscription)
                 self._sender.close()
                 del self._partition, self._sender
+
+    @property
+    def children(self) -> list[PartitionChildNode]:
+        """Child nodes that reported for duty."""
+        return list(self._children.values())
+
+    @property
+    def source(self) -> BatteryReading:
+        """Last reading of the source."""
+        return getattr(self, '_source', BatteryReading())
 
     def attach(self, child: PartitionChildNode) -> None:
         """A child node of this process reports for duty."""
@@ -225,6 +236,30 @@ class PartitionChildNode(LogicalBatteryNode):
     def measure(self, now: float) -> BatteryReading:
         """The partition's reading, aged."""
         return aged(self._given, now, self.params.max_age, self.params.invalid_after)
+
+    def members_below(self) -> list[str]:
+        """The source, on behalf of the partition."""
+        return [self._owner.params.source]
+
+    def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
+        """The sum with what all siblings have planned and promised: opposite ones cancel at the source."""
+        siblings = [over(c.scheduling.book.promised(), c.scheduling.own)
+                    for c in self._owner.children if c is not self]
+        return [(self._owner.params.source, total([plan, *siblings]))]
+
+    def member_reading(self, member: str) -> BatteryReading | None:
+        """The source as the partition last heard it."""
+        return self._owner.source
+
+    @property
+    def owner_label(self) -> str:
+        """The source knows the partition."""
+        return str(self._owner.get_name())
+
+    @property
+    def lead_time(self) -> float:
+        """That of the source."""
+        return self._owner.source.lead_time if self._owner.source.lead_time > 0.0 else 0.0
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Ask the partition."""

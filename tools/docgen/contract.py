@@ -120,6 +120,7 @@ METHODS = {'create_publisher': 'publishes', 'create_subscription': 'reads', 'cre
 #: Helpers that make publishers in the name of the node that uses them.
 HELPERS = {'SetpointSender': 'every node that orders a battery or converter'}
 ROLES = {
+    'Scheduling': 'logical battery', 'Reservations': 'logical battery',
     'BessNode': 'every node', 'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
     'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',
