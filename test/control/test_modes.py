@@ -372,6 +372,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     'peak_shaving': {'import_limit': 3000.0, 'recharge_limit': 500.0}, 'load_limit': {'input': 'contact'},
     'solar_smoothing': {'pv_meter': 'pv'}, 'load_matching': {'load_meter': 'load'},
     'grid_optimized_charge': {'pv_meter': 'pv', 'export_limit': 100.0},
+    **dict.fromkeys(('volt_var', 'watt_var', 'volt_watt', 'frequency_watt', 'fixed_power_factor'),
+                    {'rated_power': 5000.0}),
 }
 MODES = sorted(e.name for e in entry_points(group='bess.modes') if e.value.startswith('bess_control.'))
 ANYTHING = st.one_of(st.floats(-1e5, 1e5), st.sampled_from([nan, inf, -inf, 0.0, 1e300]))
