@@ -103,7 +103,7 @@ class ChargeOnly(ModeBase):
 
 
 def _known(limit: float) -> float:
-    return 0.0 if isnan(limit) else max(limit, 0.0)
+    return max(limit, 0.0) if isfinite(limit) else 0.0
 
 
 def missing_energy(view: View, target_soc: float) -> float:
