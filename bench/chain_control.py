@@ -123,8 +123,8 @@ class Manager:
         self.ticks += 1
         self._book.expire(now)
         decision = self._manager.tick(now, self._book, self._battery, self._meter, self._state, 0.0, self._cause)
-        asked = not isnan(decision.asked)
-        if asked or self._was_asked or decision.granted != 0.0 or self._state is not SiteState.RUN:
+        asked = not isnan(decision.asked) or decision.granted != 0.0 or abs(decision.granted_reactive) > 0.0
+        if asked or self._was_asked or self._state is not SiteState.RUN:
             self._sender.send(decision.granted, decision.granted_reactive)
         self._was_asked = asked
 
