@@ -1,7 +1,4 @@
-"""`python -m bench [PART ...]`: measure, print, save.
-
-Parts: allocation, control, grid_loop, optimiser, relay, admission, site, day.
-"""
+"""`python -m bench [PART ...]`: measure, print, save. Parts: see `PARTS`."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'admission', 'site', 'day')
+PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'can_bus',
+         'site', 'day')
 
 
 def main() -> int:
@@ -26,8 +24,9 @@ def main() -> int:
     figures = []
     for part in args.parts or PARTS:
         print(f'measuring {part} ...', file=sys.stderr, flush=True)
-        figures += importlib.import_module(f'bench.{part}').measure()
-    save(figures)
+        measured = importlib.import_module(f'bench.{part}').measure()
+        save(measured)  # at once: a later part may fail
+        figures += measured
     write_readme()
     print(table(figures))
     print(f'saved in {RESULTS}')

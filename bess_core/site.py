@@ -7,27 +7,26 @@ a site that brings its own simulated devices, ``simulation``. Every mistake is r
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from yaml.reader import ReaderError
-
+from . import overlay as overlay_module
 from . import params, plugins
+from .overlay import Overlay, OverlayError
 from .params import Problem, param
+from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
 
 NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
-EXPONENT = re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z')
-MAX_BYTES, MAX_DEPTH, MAX_VALUES = 1_000_000, 20, 100_000  # a hostile file must not cost memory or minutes
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
 NODE_KEYS = ('type', 'process', 'required')
-Path_ = tuple[Any, ...]
+RESERVED = ('batteries',)  # nodes of the system itself
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class SiteParams:
     description: str = param('', doc='one line for people')
     namespace: str = param('', doc='ROS namespace; empty = /<name>')
     log_level: str = param('info', doc='lowest level in the log files', choices=['debug', 'info', 'warning', 'error'])
+    administration: bool = param(True, doc='offer the services that create, change and destroy batteries at run time')
     parameter_services: bool = param(False, doc='offer the ROS parameter services of every node (1 MB each)')
     heartbeat: float = param(0.25, 's', 'period of the sign of life of each node', low=0.05, high=5.0)
     heartbeat_timeout: float = param(
@@ -57,6 +57,7 @@ class NodeSpec:
     required: bool = True  # the site cannot run without it
     refs: tuple[str, ...] = ()  # nodes that must be brought up before this one
     line: int = 0
+    entry: str = ''  # key of the site file that made it; a child of a partition is made by the partition's
 
     @property
     def role(self) -> str:
@@ -72,6 +73,9 @@ class Site:
     params: SiteParams
     nodes: tuple[NodeSpec, ...]
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    overlay: Overlay = Overlay()  # changes made at run time
+    entries: Mapping[str, Any] = field(default_factory=dict)  # `nodes` of the file with the overlay, as written
+    again: Callable[[Overlay], Site] | None = None  # the same text checked with other changes; raises `SiteError`
 
     @property
     def name(self) -> str:
@@ -108,108 +112,11 @@ class SiteError(Exception):
         super().__init__('\n'.join(messages))
 
 
-class _TooMuch(Exception):
-    """More values than any site needs (aliases can multiply them); `path` is where it became too much."""
-
-    def __init__(self, path: Path_) -> None:
-        self.path = path
-        super().__init__()
-
-
-class _Reader:
-    """YAML to plain values, remembering the line of every key."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.lines: dict[Path_, int] = {}
-        self.given: dict[Path_, str] = {}  # what did not come from the file: path -> where it came from
-        self.messages: list[str] = []
-        self._values = 0
-
-    def say(self, path: Path_, text: str, key: str = '') -> None:
-        """Report a mistake at the line of `path` (or of its nearest known parent)."""
-        full = (*path, key) if key else path
-        for given, source in self.given.items():
-            if full[: len(given)] == given or (full not in self.lines and given[: len(full)] == full):
-                self.messages.append(f'{source}: {".".join(map(str, full))}: {text}')
-                return
-        where = full
-        while where and where not in self.lines:
-            where = where[:-1]
-        name = '.'.join(str(p) for p in full)
-        self.messages.append(f'{self.file}:{self.lines.get(where, 1)}: {name + ": " if name else ""}{text}')
-
-    def read(self, text: str) -> Any:
-        """Parse; syntax errors become messages."""
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            self.messages.append(f'{self.file}:{line}: not valid YAML: {error.problem or error.context}')
-            return None
-        except ReaderError as error:
-            line = text.count('\n', 0, error.position) + 1
-            self.messages.append(f'{self.file}:{line}: not text: character {error.character:#04x} is not allowed')
-            return None
-        except RecursionError:
-            self.messages.append(f'{self.file}:1: nested too deeply; at most {MAX_DEPTH} levels are allowed')
-            return None
-        try:
-            return None if root is None else self._plain(root, (), frozenset())
-        except _TooMuch as error:
-            self.say(error.path[:1], f'more than {MAX_VALUES} values in the file; do its aliases multiply them?')
-            return None
-
-    def _plain(self, node: yaml.Node, path: Path_, seen: frozenset[int]) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise _TooMuch(path)
-        if id(node) in seen:
-            self.say(path, 'an alias that contains itself')
-            return None
-        if len(path) > MAX_DEPTH:
-            self.say(path[:3], f'nested too deeply; at most {MAX_DEPTH} levels are allowed')
-            return None
-        seen = seen | {id(node)}
-        if isinstance(node, yaml.MappingNode):
-            out: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == 'tag:yaml.org,2002:merge':
-                    self.lines[path] = key_node.start_mark.line + 1
-                    self.say(path, 'merge keys (<<) and keys that are lists or mappings are not allowed here')
-                    continue
-                key = self._scalar(key_node, path)
-                self.lines[(*path, key)] = key_node.start_mark.line + 1
-                if key in out:
-                    self.say((*path, key), 'given twice')
-                out[key] = self._plain(value_node, (*path, key), seen)
-            return out
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*path, i), seen) for i, item in enumerate(node.value)]
-        return self._scalar(node, path)
-
-    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
-        try:
-            value = yaml.SafeLoader('').construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            # A date like 2026-13-45, a number of 5000 digits, a tag like !!python/object.
-            reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-            self.lines[path] = node.start_mark.line + 1
-            self.say(path, f'{str(node.value)[:40]!r} cannot be read: {reason}')
-            return None
-        # YAML 1.1 reads 1e3 as text; everybody means the number.
-        if isinstance(value, str) and getattr(node, 'style', None) is None and EXPONENT.match(value):
-            return float(value)
-        return value
-
-
 def resolve_type(type_name: str) -> Any:
-    """Node class of a type name: a node, a driver or a mode plug-in. Raises `plugins.PluginError`."""
+    """Node class of a type name: a node, or what becomes one in its shell. Raises `plugins.PluginError`."""
     if type_name in plugins.available(plugins.NODES):
         return _checked(plugins.load(plugins.NODES, type_name), type_name)
-    for group, shell in ((plugins.DRIVERS, 'driver'), (plugins.MODES, 'mode')):
+    for group, shell in ((plugins.DRIVERS, 'driver'), (plugins.BATTERIES, 'battery'), (plugins.MODES, 'mode')):
         if type_name in plugins.available(group):
             make, part = plugins.load('bess.shells', shell), plugins.load(group, type_name)
             try:
@@ -230,7 +137,7 @@ def _checked(cls: Any, type_name: str) -> Any:
 
 def known_types() -> list[str]:
     """All type names that a site file may use."""
-    groups = (plugins.NODES, plugins.DRIVERS, plugins.MODES)
+    groups = (plugins.NODES, plugins.DRIVERS, plugins.BATTERIES, plugins.MODES)
     return sorted({name for group in groups for name in plugins.available(group)})
 
 
@@ -262,41 +169,45 @@ def site_folders() -> list[Path]:
     return [f for f in folders if f.is_dir()]
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open('rb') as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SiteError([f'{path}: cannot be read: {error.strerror or error}']) from error
-    if len(data) > MAX_BYTES:
-        raise SiteError([f'{path}: larger than {MAX_BYTES // 1000} kB, which is the most that is allowed'])
-    try:
-        return data.decode('utf-8')
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise SiteError([f'{path}:{line}: not UTF-8 text: {error.reason}']) from error
-
-
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
-         check_simulation: bool = False) -> Site:
-    """Read and check a site file. `overrides` are ``nodes.meter.address=tcp://...`` settings that win over
-    the file; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
+         check_simulation: bool = False, state: Path | None = None) -> Site:
+    """Read and check a site file. With a `state` folder the changes made at run time that are stored there
+    are applied, and it is the variable ${state}. `overrides` are ``nodes.meter.address=tcp://...`` settings
+    that win over both; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
     section (by whoever simulates: entry point ``check`` of ``bess.simulation``). Raises `SiteError` with
     one message per mistake."""
-    text = _text(path)
-    reader = _Reader(str(path))
+    known = {**({'state': str(state)} if state is not None else {}), **(variables or {})}
+    try:
+        overlay = overlay_module.read(state) if state is not None else Overlay()
+    except OverlayError as error:
+        raise SiteError([f'{error}; `bess battery reset` puts it aside']) from error
+    try:
+        text = read_text(path)
+    except UnreadableFile as error:
+        raise SiteError([str(error)]) from error
+    return _check(path, text, tuple(overrides), known, overlay, check_simulation)
+
+
+def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[str, str], overlay: Overlay,
+           check_simulation: bool) -> Site:
+    reader = LineReader(str(path))
     raw = reader.read(text)
     if reader.messages:
         raise SiteError(reader.messages)
     if not isinstance(raw, dict):
         raise SiteError([f'{path}:1: a site file is a mapping with the keys {", ".join(SECTIONS)}'])
+    raw['nodes'] = entries = overlay.apply(raw.get('nodes'))
+    source = f'{overlay_module.FILE} (revision {overlay.revision})'
+    reader.given.update({('nodes', name): source for name in overlay.created})
+    reader.given.update({('nodes', name, key): source for name, keys in overlay.changed.items() for key in keys})
+    entries = copy.deepcopy(entries)
     for override in overrides:
         _override(reader, raw, override)
-    raw = _substitute(reader, raw, dict(variables or {}), ())
+    raw = _substitute(reader, raw, variables, ())
     for key in raw:
         if key not in SECTIONS:
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
-    site_params = _build(reader, SiteParams, raw.get('site') or {}, ('site',))
+    site_params = build(reader, SiteParams, raw.get('site') or {}, ('site',))
     specs = _nodes(reader, raw.get('nodes'))
     unusable = _names(raw.get('nodes')) - {s.name for s in specs}
     simulation = {} if raw.get('simulation') is None else raw['simulation']
@@ -318,10 +229,11 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
     if reader.messages:
         raise SiteError(reader.messages)
     assert site_params is not None
-    return Site(path, site_params, tuple(ordered), simulation)
+    return Site(path, site_params, tuple(ordered), simulation, overlay, entries,
+                lambda other: _check(path, text, overrides, variables, other, False))
 
 
-def _check_simulation(reader: _Reader, simulation: dict[str, Any]) -> None:
+def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
     if 'check' not in plugins.available('bess.simulation'):
         return  # whoever simulates here checks it by itself when it starts
     try:
@@ -331,7 +243,7 @@ def _check_simulation(reader: _Reader, simulation: dict[str, Any]) -> None:
         reader.say(('simulation',), str(error))
 
 
-def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
+def _override(reader: LineReader, raw: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition('=')
     keys = path.split('.')
     if not equals or len(keys) < 2:
@@ -343,7 +255,7 @@ def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             reader.messages.append(f'--set {override}: {key!r} is not a mapping')
             return
-    own = _Reader('')
+    own = LineReader('')
     plain = own.read(value)
     reader.messages += [f'--set {override}: {message.split(": ", 1)[1]}' for message in own.messages]
     if not own.messages:
@@ -351,7 +263,7 @@ def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
         reader.given[tuple(keys)] = f'--set {override}'
 
 
-def _substitute(reader: _Reader, value: Any, variables: dict[str, str], path: Path_) -> Any:
+def _substitute(reader: LineReader, value: Any, variables: dict[str, str], path: Path_) -> Any:
     if isinstance(value, dict):
         return {k: _substitute(reader, v, variables, (*path, k)) for k, v in value.items()}
     if isinstance(value, list):
@@ -365,19 +277,20 @@ def _substitute(reader: _Reader, value: Any, variables: dict[str, str], path: Pa
     return value
 
 
-def _build(reader: _Reader, cls: type, values: Any, path: Path_) -> Any:
-    if not isinstance(values, Mapping):
-        reader.say(path, 'must be a mapping')
-        return None
-    try:
-        return params.build(cls, values)
-    except params.ParameterError as error:
-        for problem in error.problems:
-            reader.say(path, problem.text, problem.key)
-        return None
+def read_values(text: str, most: int = 65536) -> dict[str, Any]:
+    """A mapping as it may stand in a site file, e.g. the parameters of one node. Raises `SiteError`."""
+    if len(text) > most:
+        raise SiteError([f'{len(text)} characters of parameters; at most {most} are allowed'])
+    reader = LineReader('parameters')
+    values = reader.read(text)
+    if not reader.messages and values is not None and not isinstance(values, dict):
+        reader.messages.append('parameters: must be a mapping, e.g. {limit: sum}')
+    if reader.messages:
+        raise SiteError(reader.messages)
+    return values or {}
 
 
-def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
+def _nodes(reader: LineReader, raw: Any) -> list[NodeSpec]:
     if not isinstance(raw, dict) or not raw:
         reader.say(('nodes',), 'a site needs at least one node')
         return []
@@ -386,6 +299,9 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
         path = ('nodes', name)
         if not isinstance(name, str) or not NAME.match(name):
             reader.say(path, f'{name!r} is not a ROS name; allowed: {NAME_RULE}')
+            continue
+        if name in RESERVED:
+            reader.say(path, f'{name!r} is the name of a node of the system itself')
             continue
         if not isinstance(entry, dict) or not isinstance(entry.get('type'), str):
             reader.say(path, f'needs a type; known: {", ".join(known_types())}')
@@ -402,20 +318,20 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
         if not isinstance(required, bool):
             reader.say((*path, 'required'), 'must be true or false')
             continue
-        built = _build(reader, cls.Params, {k: v for k, v in entry.items() if k not in NODE_KEYS}, path)
+        built = build(reader, cls.Params, {k: v for k, v in entry.items() if k not in NODE_KEYS}, path)
         if built is None:
             continue
         if problem := getattr(cls, 'check', lambda _: '')(built):
             reader.say(path, problem)
             continue
         line = reader.lines.get(path, 0)
-        out.append(NodeSpec(name, entry['type'], cls, built, process, required, _refs(built), line))
+        out.append(NodeSpec(name, entry['type'], cls, built, process, required, _refs(built), line, name))
         for child in getattr(cls, 'expand', lambda *_: ())(name, built):
             if not isinstance(child[0], str) or not NAME.match(child[0]):
                 reader.say((*path, 'children', child[0]), f'{child[0]!r} is not a ROS name; allowed: {NAME_RULE}')
                 continue
             out.append(NodeSpec(child[0], child[1], resolve_type(child[1]), child[2], process, required,
-                                _refs(child[2]), line))
+                                _refs(child[2]), line, name))
     names: set[str] = set()
     for spec in out:
         if spec.name in names:
@@ -444,7 +360,7 @@ def _names(raw: Any) -> set[Any]:
     return {*entries, *(name for c in children if isinstance(c, dict) for name in c)}
 
 
-def _check_references(reader: _Reader, specs: list[NodeSpec], unusable: set[Any]) -> None:
+def _check_references(reader: LineReader, specs: list[NodeSpec], unusable: set[Any]) -> None:
     """Who refers to what. An `unusable` node has a message of its own already."""
     by_name = {s.name: s for s in specs}
     owners: dict[str, str] = {}
@@ -481,7 +397,7 @@ def _check_references(reader: _Reader, specs: list[NodeSpec], unusable: set[Any]
             addresses.setdefault(key, spec.name)
 
 
-def _order(reader: _Reader, specs: list[NodeSpec]) -> list[NodeSpec]:
+def _order(reader: LineReader, specs: list[NodeSpec]) -> list[NodeSpec]:
     """References first, otherwise as in the file; a cycle is reported with its path."""
     by_name = {s.name: s for s in specs}
     done: dict[str, NodeSpec] = {}
@@ -505,4 +421,5 @@ def _order(reader: _Reader, specs: list[NodeSpec]) -> list[NodeSpec]:
     return list(done.values())
 
 
-__all__ = ['NodeSpec', 'Problem', 'Site', 'SiteError', 'SiteParams', 'find', 'known_types', 'load', 'resolve_type']
+__all__ = ['NodeSpec', 'Problem', 'Site', 'SiteError', 'SiteParams', 'find', 'known_types', 'load', 'read_values',
+           'resolve_type']

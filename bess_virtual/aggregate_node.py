@@ -94,6 +94,7 @@ class GroupNode(LogicalBatteryNode):
         self._deferred: Handle | None = None
         for name in self.params.members:
             self._join(name)
+        self.parts = frozenset(self._members)
 
     def cleanup_battery(self) -> None:
         """Stop sending and listening."""
@@ -150,6 +151,7 @@ class GroupNode(LogicalBatteryNode):
         self._highest = {n: self._highest[n] for n in names}
         self._senders = {n: self._senders[n] for n in names}
         self._shares = [shares.get(n, 0.0) for n in names]
+        self.parts = frozenset(names)
         self.log.info('members replaced', members=names)
         self.refresh()
         self.drive(self.clock.now())
@@ -169,13 +171,13 @@ class GroupNode(LogicalBatteryNode):
         if (reading.quality == Quality.OK and reading.contactor != Contactor.OPEN
                 and reading.mode not in (Mode.FAULT, Mode.OFF)):
             self._last_good[name] = reading
-        self.changed()
+        self.changed(name)
 
-    def changed(self) -> None:
+    def changed(self, part: str = '') -> None:
         """Refresh soon; of many members, news are gathered first, so that the cost does not grow with their square."""
         wait = min(REST_PER_MEMBER * len(self._members), 0.5 * self.params.period)
         if len(self._members) <= FEW or self.clock.now() - self._last_publish >= wait:
-            super().changed()
+            super().changed(part)
         elif self._deferred is None:
             self._deferred = self.ctx.ticker.every(wait, partial(self._guarded, self._after_rest))
 
