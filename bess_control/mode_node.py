@@ -19,7 +19,16 @@ from typing import Any, ClassVar
 
 from std_msgs.msg import Bool
 
-from bess.msg import BatteryStatus, InverterStatus, MeterStatus, ModeState, PowerProposal, PowerSetpoint
+from bess.msg import (
+    BatteryStatus,
+    InverterStatus,
+    IoStatus,
+    MeterStatus,
+    ModeState,
+    OutputSetpoint,
+    PowerProposal,
+    PowerSetpoint,
+)
 from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
@@ -36,6 +45,7 @@ from .proposals import Proposal
 
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
 STATE_S = 1.0  # the state is told again after so long, so that its values stay fresh
+OUTPUT_LEASE_S = 5.0  # lease of an output of an I/O module; renewed in turn, one per module and look
 WITHDRAWN_S = 0.5  # lease of the last word of a mode: longer than a busy machine may take to deliver it
 
 
@@ -79,6 +89,7 @@ class ModeNode(BessNode):
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
         self._state = self.create_publisher(ModeState, '~/state', qos.STATE)
         self._outputs: dict[str, tuple[Any, bool | None]] = {}
+        self._sent_outputs: dict[str, tuple[bool | None, float, int]] = {}  # value, when, sequence
         self._message = PowerProposal()  # refilled for every proposal
         self._offered: list[Any] = []
         self._own: list[Any] = []
@@ -99,7 +110,11 @@ class ModeNode(BessNode):
                 add(MeterStatus, topic(f'{name}/status'), partial(self._on_further_meter, key), qos.MEASUREMENT)
         for key in getattr(mode, 'signals', ()):
             if name := getattr(p, key):
-                add(Bool, topic(name), partial(self._on_signal, key), qos.EVENT)
+                module, colon, contact = name.partition(':')
+                if colon:
+                    add(IoStatus, topic(f'{module}/status'), partial(self._on_io, key, contact), qos.MEASUREMENT)
+                else:
+                    add(Bool, topic(name), partial(self._on_signal, key), qos.EVENT)
         if getattr(p, 'converter', ''):
             add(InverterStatus, topic(f'{p.converter}/status'), self._on_converter, qos.MEASUREMENT)
         if getattr(mode, 'takes_setpoints', False):
@@ -161,6 +176,14 @@ class ModeNode(BessNode):
 
     def _on_signal(self, key: str, message: Bool) -> None:
         self._view.signals[key] = Signal(message.data, self.clock.now())
+
+    def _on_io(self, key: str, contact: str, message: IoStatus) -> None:
+        """A contact of an I/O module; one that is not read keeps its last value, which grows old."""
+        if message.quality != IoStatus.QUALITY_OK or contact not in message.digital_input_names:
+            return
+        value = message.digital_inputs[list(message.digital_input_names).index(contact)]
+        if value != IoStatus.SWITCH_UNKNOWN:
+            self._view.signals[key] = Signal(value == IoStatus.SWITCH_ON, self.clock.now())
 
     def _on_meter(self, message: MeterStatus) -> None:
         self._view.meter = without(meter_from_msg(message, self.clock), self._others.values())
@@ -282,13 +305,36 @@ class ModeNode(BessNode):
                                 problem=said[2], keys=list(values), values=array('d', map(float, values.values())))
             set_stamp(message.header.stamp, self.clock, now)
             self._state.publish(message)
-        for topic, value in getattr(mode, 'outputs', {}).items():
-            publisher, last = self._outputs.get(topic, (None, None))
+        if not off:
+            self._drive_outputs(getattr(mode, 'outputs', {}), due, now)
+
+    def _drive_outputs(self, outputs: dict[str, bool], due: bool, now: float) -> None:
+        """`module:output` are leased orders to an I/O module, other names topics of std_msgs/Bool."""
+        waiting: dict[str, list[tuple[bool, float, str]]] = {}
+        for name, value in outputs.items():
+            module, colon, _ = name.partition(':')
+            kind, topic = (OutputSetpoint, f'{module}/output') if colon else (Bool, name)
+            publisher, last = self._outputs.get(name, (None, None))
             if publisher is None:
-                publisher = self.create_publisher(Bool, self.ctx.topic(topic), qos.STATE)
-            if due or value is not last:
+                publisher = self.create_publisher(kind, self.ctx.topic(topic), qos.SETPOINT if colon else qos.STATE)
+            if colon:
+                sent, at, _ = self._sent_outputs.get(name, (None, -1e9, 0))
+                waiting.setdefault(module, []).append((sent is value, at, name))
+            elif due or value is not last:
                 publisher.publish(Bool(data=bool(value)))
-            self._outputs[topic] = (publisher, value)
+            self._outputs[name] = (publisher, value)
+        for entries in waiting.values():
+            # A module keeps the newest order only: one at a time, changed ones first, then the oldest.
+            same, at, name = min(entries)
+            if same and now - at < 0.2 * OUTPUT_LEASE_S:
+                continue
+            publisher, value = self._outputs[name]
+            sequence = self._sent_outputs.get(name, (None, 0.0, 0))[2] + 1
+            message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if value else 0.0, lease=OUTPUT_LEASE_S,
+                                     source=self.get_name(), sequence=sequence)
+            set_stamp(message.header.stamp, self.clock, now)
+            publisher.publish(message)
+            self._sent_outputs[name] = (value, now, sequence)
 
     # -- what survives a restart -------------------------------------------------------------------
 

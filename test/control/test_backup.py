@@ -13,6 +13,7 @@ from modes_story import meter, view
 from std_msgs.msg import Bool
 from test_control_nodes import Plant
 
+from bess.msg import IoStatus, OutputSetpoint
 from bess_control.backup import BackupMachine, BackupParams, LoadGroup, Outputs, Seen
 from bess_control.mode_node import node_type
 from bess_control.modes.backup import Backup
@@ -267,3 +268,24 @@ def test_outputs_on_the_wire(graph: Any) -> None:
     graph.wait(lambda: switch and loads and switch[-1].data and loads[-1].data, 'connected to the grid')
     graph.publisher(Bool, 'io/button', qos.EVENT).publish(Bool(data=True))
     graph.wait(lambda: node._mode.machine.last_result.startswith('refused'), 'no test without a known state of charge')
+
+
+def test_contacts_and_outputs_of_an_io_module(graph: Any) -> None:
+    plant = Plant(graph)
+    plant.silent = {'meter', 'battery'}
+    node = graph.add(node_type(Backup), 'backup', {
+        'battery': 'bat', 'meter': 'grid', 'switch_output': 'io:k1', 'loads': ['io:k2', 'io:k3 0.5'],
+        'test_input': 'io:button', 'period': 0.05})
+    orders = graph.listen(OutputSetpoint, 'io/output', qos.SETPOINT)
+    status = graph.peer.create_publisher(IoStatus, 'io/status', qos.MEASUREMENT)
+    graph.up(node)
+    graph.wait(lambda: {o.name for o in orders} == {'k1', 'k2', 'k3'}, 'each output gets its order')
+    assert all(o.value == 1.0 and o.lease > 1.0 and o.source == 'backup' for o in orders)
+    count = len(orders)
+    graph.wait(lambda: {o.name for o in orders[count:]} == {'k1', 'k2', 'k3'}, 'and again before its lease ends', 4.0)
+    graph.wait(lambda: status.get_subscription_count() > 0, 'it listens to the module')
+    status.publish(IoStatus(digital_input_names=['other', 'button'], digital_inputs=[0, 255]))
+    graph.settle(0.2)
+    assert node._mode.machine.last_result == '', 'a contact that was not read is no press'
+    status.publish(IoStatus(digital_input_names=['other', 'button'], digital_inputs=[0, 1]))
+    graph.wait(lambda: node._mode.machine.last_result.startswith('refused'), 'the button')
