@@ -86,7 +86,8 @@ def _show(session: Session, site: str, as_json: bool) -> int:
     since = m.header.stamp.sec + m.header.stamp.nanosec * 1e-9
     if as_json:
         print_json({'site': site, 'state': STATES[m.state], 'previous': STATES[m.previous], 'since': since,
-                    'cause': m.cause, 'mode': m.mode, 'beside': list(m.modes), 'available': available, 'missing': list(m.missing)})
+                    'cause': m.cause, 'mode': m.mode, 'beside': list(m.modes), 'available': available,
+                    'missing': list(m.missing)})
         return 0
     print(f'{site}: {STATES[m.state]} since {local(since)} ({m.cause or "no cause given"})')
     if m.missing:

@@ -8,7 +8,8 @@ from bess_telemetry.plan_words import mode_line, plan_lines, plan_series
 from bess_telemetry.site_view import SiteView
 
 PLAN = {'power': [1000.0, -500.0], 'soc': [0.6, 0.5], 'grid': [1200.0, 0.0], 'price_import': [1e-4, 3e-4],
-        'step': 900.0, 'start': 1000.0, 'currency': 'EUR', 'cost': 1.5, 'saving': 0.25, 'cost_idle': 2.0, 'source': 'optimiser',
+        'step': 900.0,
+        'start': 1000.0, 'currency': 'EUR', 'cost': 1.5, 'saving': 0.25, 'cost_idle': 2.0, 'source': 'optimiser',
         'load_forecast': 'regression', 'pv_forecast': 'persistence', 'time': 5.0}
 SCORES = {'quantity': ['load', 'load', 'pv'], 'method': ['persistence', 'regression', 'regression'],
           'mae': [100.0, 80.0, nan], 'skill': [0.0, 0.2, nan], 'used': [False, True, False], 'time': 5.0}
