@@ -10,7 +10,8 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'modbus', 'can_bus', 'site', 'day')
+PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'modbus',
+         'can_bus', 'site', 'day')
 
 
 def main() -> int:

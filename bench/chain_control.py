@@ -123,8 +123,8 @@ class Manager:
         self.ticks += 1
         self._book.expire(now)
         decision = self._manager.tick(now, self._book, self._battery, self._meter, self._state, 0.0, self._cause)
-        asked = not isnan(decision.asked)
-        if asked or self._was_asked or decision.granted != 0.0 or self._state is not SiteState.RUN:
+        asked = not isnan(decision.asked) or decision.granted != 0.0 or abs(decision.granted_reactive) > 0.0
+        if asked or self._was_asked or self._state is not SiteState.RUN:
             self._sender.send(decision.granted, decision.granted_reactive)
         self._was_asked = asked
 
@@ -136,7 +136,7 @@ class SiteRoom:
         p = spec.params
         self.loop, self.name, self._modes, self._present = loop, spec.name, modes, present
         required = [n.name for n in site.nodes if n.required and n.name != spec.name]
-        self._machine = SiteMachine(extract(SiteParams, p), required, [m.name for m in modes], p.mode, 0.0)
+        self._machine = SiteMachine(extract(SiteParams, p), required, [m.name for m in modes], p.mode, 0.0, p.modes)
         if not self._machine.wants_run:
             raise ValueError(f'{spec.name}: autostart is off, so nothing would run')
         self._state = loop.topic('system_state')
@@ -154,5 +154,5 @@ class SiteRoom:
             raise ValueError(f'{self.name}: the site would not run, required nodes are missing: '
                              f'{", ".join(machine.missing)}')
         for mode in self._modes:
-            mode.switch(mode.name == machine.mode)
+            mode.switch(mode.name in machine.active_modes)
         self.loop.publish(self._state, (machine.state, machine.cause))

@@ -136,8 +136,9 @@ class PowerManagerNode(BessNode):
         elif not self.is_active:
             state, cause = False, 'power manager is not active'
         decision = self._manager.tick(now, self._book, self._battery, self._meter, state, tick.late, cause)
-        asked = not isnan(decision.asked)
-        if self.is_active and (asked or self._was_asked or decision.granted != 0.0 or state is not SiteState.RUN):
+        # A bound that forces power and a function that only wants reactive power ask, too.
+        asked = not isnan(decision.asked) or decision.granted != 0.0 or abs(decision.granted_reactive) > 0.0
+        if self.is_active and (asked or self._was_asked or state is not SiteState.RUN):
             # While nobody asks nothing is sent, so that the battery's own schedule may run.
             self._sender.send(decision.granted, decision.granted_reactive, now)
             decision.sent = decision.granted

@@ -32,6 +32,10 @@ class SiteNodeParams(SiteParams):
     """Parameters of the site node."""
 
     mode: str = param('', '', 'control mode at first start; empty = none', ref='mode')
+    modes: list[str] = param([], '', 'modes that act beside the main mode at first start, e.g. limits', ref='mode')
+    handover: float = param(
+        0.5, 's', 'how long a mode goes on when another replaces it: the new one has then taken over, and the power '
+        'does not pass through zero', low=0.0, high=10.0)
     timeout: float = param(1.5, 's', 'a node that is silent for so long is lost', low=0.2, high=60.0)
     period: float = param(0.1, 's', 'how often nodes are looked at', low=0.02, high=10.0)
 
@@ -49,7 +53,8 @@ class SiteNode(BessNode):
         modes = [n.name for n in nodes if n.role == 'mode']
         self._driven = {n.name: n.role for n in nodes if n.role in ('converter', 'mode')}
         self._file = ctx.state_dir / f'{name}.json'
-        self._machine = SiteMachine(extract(SiteParams, parameters), required, modes, parameters.mode, self.clock.now())
+        self._machine = SiteMachine(
+            extract(SiteParams, parameters), required, modes, parameters.mode, self.clock.now(), parameters.modes)
         self._restore()
 
     def on_bess_configure(self) -> None:
@@ -57,6 +62,7 @@ class SiteNode(BessNode):
         self._seen: dict[str, tuple[float, int]] = {}  # node -> (when, lifecycle state)
         self._asked: dict[str, tuple[float, int]] = {}  # node -> (when, transition)
         self._latched: set[str] = set()
+        self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
         self._state = self.create_publisher(SystemState, self.ctx.topic('system_state'), qos.STATE)
         self._own: list[Any] = [
             self.create_subscription(Heartbeat, self.ctx.topic('heartbeat'), self._on_heartbeat, qos.EVENT),
@@ -134,8 +140,12 @@ class SiteNode(BessNode):
     def _drive(self, now: float) -> None:
         """Bring converters and modes to where the state wants them, one request at a time per node."""
         running = self._machine.allows_power
+        modes = set(self._machine.active_modes)
+        if not running or not modes:
+            self._outgoing.clear()  # nobody takes over
+        self._outgoing = {m: until for m, until in self._outgoing.items() if until > now and m not in modes}
         for name, role in self._driven.items():
-            wanted = running if role == 'converter' else running and name == self._machine.mode
+            wanted = running and (role == 'converter' or name in modes or name in self._outgoing)
             state = self._lifecycle_of(name)
             if state not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
                 continue
@@ -180,7 +190,7 @@ class SiteNode(BessNode):
     def _publish_state(self) -> None:
         m = self._machine
         message = SystemState(state=int(m.state), previous=int(m.previous), cause=m.cause, mode=m.mode,
-                              missing=list(m.missing))
+                              modes=list(m.beside), missing=list(m.missing))
         message.header.stamp = wall_stamp(self.clock.to_wall(m.since))
         self._state.publish(message)
 
@@ -199,12 +209,21 @@ class SiteNode(BessNode):
         return response
 
     def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
-        reply = self._machine.set_mode(request.mode)
+        machine, before = self._machine, set(self._machine.active_modes)
+        if request.action == SetMode.Request.SELECT:
+            reply = machine.set_mode(request.mode)
+        elif request.action in (SetMode.Request.ADD, SetMode.Request.REMOVE):
+            reply = machine.set_beside(request.mode, request.action == SetMode.Request.ADD)
+        else:
+            reply = Reply(False, f'action is {request.action}; allowed: 0 select, 1 add, 2 remove')
         if reply.accepted:
-            self.log.info('mode', mode=self._machine.mode or 'none')
+            now = self.clock.now()
+            self.log.info('mode', mode=machine.mode or 'none', beside=', '.join(machine.beside) or 'none')
+            if machine.mode and request.action == SetMode.Request.SELECT:
+                self._outgoing |= dict.fromkeys(before - set(machine.active_modes), now + self.params.handover)
             self._save()
             self._publish_state()
-            self._drive(self.clock.now())
+            self._drive(now)
         response.accepted, response.message = reply.accepted, reply.message
         response.available = list(self._machine.modes)
         return response
@@ -220,7 +239,8 @@ class SiteNode(BessNode):
     def _save(self) -> None:
         self.ctx.state_dir.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix('.tmp')
-        temporary.write_text(json.dumps({'wants_run': self._machine.wants_run, 'mode': self._machine.mode}))
+        m = self._machine
+        temporary.write_text(json.dumps({'wants_run': m.wants_run, 'mode': m.mode, 'beside': list(m.beside)}))
         temporary.replace(self._file)
 
     def _restore(self) -> None:
@@ -230,8 +250,13 @@ class SiteNode(BessNode):
             saved = json.loads(self._file.read_text())
             if not saved['wants_run']:
                 self._machine.stop(self.clock.now(), 'operator before the restart')
-            reply = self._machine.set_mode(str(saved['mode']))
-            if not reply.accepted:
-                self.log.warning('saved mode is not used; starting as configured', reason=reply.message)
+            beside = saved.get('beside')
+            replies = [self._machine.set_mode(str(saved['mode']))]
+            if beside is not None:
+                replies += [self._machine.set_beside(m, False) for m in self._machine.beside if m not in beside]
+                replies += [self._machine.set_beside(str(m), True) for m in beside]
+            for reply in replies:
+                if not reply.accepted:
+                    self.log.warning('saved mode is not used; starting as configured', reason=reply.message)
         except (ValueError, KeyError, TypeError) as error:
             self.log.warning('saved site state cannot be read; starting as configured', reason=str(error))

@@ -65,6 +65,7 @@ class _Site:
     cause: str = 'starting'
     since: float = 0.0
     mode: str = ''
+    beside: tuple[str, ...] = ()  # modes that act beside the main one
     wants_run: bool = False
     missing: frozenset[str] = frozenset()
     critical: tuple[tuple[str, str], ...] = ()  # (key, text) in order of appearance
@@ -74,17 +75,18 @@ class SiteMachine:
     """The site's state. Each method is one event; `now` is the site clock in s.
 
     `required`: names of the nodes without which the site must not run; all are missing at first.
-    `modes`: names that `set_mode` accepts.
+    `modes`: names that `set_mode` accepts. `beside`: those of them that act beside the main mode.
     """
 
     def __init__(self, params: SiteParams, required: Iterable[str], modes: Iterable[str] = (),
-                 mode: str = '', now: float = 0.0) -> None:
+                 mode: str = '', now: float = 0.0, beside: Iterable[str] = ()) -> None:
         self.params = params
         self.required = frozenset(required)
         self.modes = tuple(modes)
-        if mode and mode not in self.modes:
-            raise ValueError(f'unknown mode {mode!r}; available: {", ".join(self.modes) or "none"}')
-        self._site = _Site(since=now, mode=mode, wants_run=params.autostart,
+        for name in filter(None, (mode, *beside)):
+            if name not in self.modes:
+                raise ValueError(f'unknown mode {name!r}; available: {", ".join(self.modes) or "none"}')
+        self._site = _Site(since=now, mode=mode, beside=tuple(dict.fromkeys(beside)), wants_run=params.autostart,
                            missing=self.required)
 
     # What it is
@@ -113,6 +115,16 @@ class SiteMachine:
     def mode(self) -> str:
         """Active control mode, "" = none."""
         return self._site.mode
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Modes that act beside the main one, in the order in which they were added."""
+        return self._site.beside
+
+    @property
+    def active_modes(self) -> tuple[str, ...]:
+        """Every mode that is to act while the site runs: the main one first."""
+        return tuple(dict.fromkeys(m for m in (self._site.mode, *self._site.beside) if m))
 
     @property
     def wants_run(self) -> bool:
@@ -167,6 +179,16 @@ class SiteMachine:
                                 f'{", ".join(self.modes) or "none"}')
         self._site = replace(self._site, mode=name)
         return Reply(True, f'mode is {name or "none"}')
+
+    def set_beside(self, mode: str, on: bool) -> Reply:
+        """Let a mode act beside the main one, or no longer. Does not change the state."""
+        if mode not in self.modes:
+            return Reply(False, f'unknown mode {mode!r}; available: {", ".join(self.modes) or "none"}')
+        kept = tuple(m for m in self._site.beside if m != mode)
+        if not on and len(kept) == len(self._site.beside):
+            return Reply(False, f'{mode} does not act beside the main mode')
+        self._site = replace(self._site, beside=(*kept, mode) if on else kept)
+        return Reply(True, f'{mode} {"acts" if on else "no longer acts"} beside {self._site.mode or "no main mode"}')
 
     def maintenance(self, on: bool, now: float, by: str = 'operator') -> Reply:
         """Lock out (True) or release (False) remote operation; a released site waits for `start`."""

@@ -20,9 +20,12 @@ from bess.msg import (
     BatteryStatus,
     CellArray,
     DecisionTrace,
+    EnergyPlan,
     FaultArray,
+    ForecastScores,
     InverterStatus,
     MeterStatus,
+    ModeState,
     SystemState,
     Topology,
 )
@@ -189,6 +192,9 @@ class DashboardNode(BessNode):
                 self._decimated(view.update_inverter),
             ),
             'bess/msg/DecisionTrace': (DecisionTrace, qos.EVENT, self._take_trace),
+            'bess/msg/ModeState': (ModeState, qos.STATE, self._latest(view.update_mode)),
+            'bess/msg/EnergyPlan': (EnergyPlan, qos.STATE, self._latest(view.update_plan)),
+            'bess/msg/ForecastScores': (ForecastScores, qos.STATE, self._latest(view.update_scores)),
             'bess/msg/FaultArray': (FaultArray, qos.FAULTS, self._take_faults),
             'bess/msg/SystemState': (SystemState, qos.STATE, self._take_state),
             'bess/msg/Topology': (Topology, qos.STATE, self._take_topology),
@@ -202,6 +208,9 @@ class DashboardNode(BessNode):
                 update(name, self._values(message))
 
         return take
+
+    def _latest(self, update: Callable[[str, dict[str, Any]], None]) -> Callable[[str, Any], None]:
+        return lambda name, message: update(name, self._values(message))
 
     def _due(self, kind: str, name: str) -> bool:
         now = self.clock.now()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from bess_telemetry import site_words as words
 from bess_telemetry.dashboard_parts import BatteryCard, CellCard, Chart, Decision, FaultRow, TreeRow
+from bess_telemetry.plan_card import ModeRow, PlanCard
 from bess_telemetry.power_picture import PowerPicture
 from bess_telemetry.site_view import Values, power_flow
 from bess_telemetry.web_parts import Listing, tag, text
@@ -63,6 +64,9 @@ class Page:
                         self._decisions = Listing(
                             tag('div'), Decision, 'No decision yet: nothing is asked of a battery.'
                         )
+                    with tag('section', 'card').props('data-test=modes'):
+                        tag('h2', '', 'Modes')
+                        self._mode_rows = Listing(tag('div'), ModeRow, 'No mode is active.')
                     with tag('section', 'card').props('data-test=faults'):
                         tag('h2', '', 'Faults')
                         self._faults = Listing(
@@ -91,6 +95,7 @@ class Page:
                     tag('h2', '', 'State of charge, %')
                     soc = Chart(self._view, 'soc:', '%', digits=1, scale=100.0, test='chart-soc')
             self._charts = (power, soc)
+            self._plans = Listing(tag('section', 'wide'), PlanCard)
             self._cells = Listing(tag('section', 'wide'), CellCard)
 
     def _build_bar(self) -> None:
@@ -124,6 +129,8 @@ class Page:
         for listing, values in ((self._batteries, snap['batteries']), (self._cells, snap['cells'])):
             _fill(listing, values, [v['name'] for v in values])
         _fill(self._decisions, snap['traces'], [t['name'] for t in snap['traces']])
+        _fill(self._mode_rows, snap['mode_states'], [m['name'] for m in snap['mode_states']])
+        _fill(self._plans, snap['plans'], [p['name'] for p in snap['plans']])
         _fill(self._faults, snap['faults'], [FaultRow.key(f) for f in snap['faults']])
         _fill(self._tree, snap['tree'], [TreeRow.key(r) for r in snap['tree']])
         self._topology.set_visibility(bool(snap['tree']))

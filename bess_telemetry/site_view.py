@@ -60,6 +60,9 @@ class SiteView:
         self._meters: dict[str, Values] = {}
         self._inverters: dict[str, Values] = {}
         self._traces: dict[str, Values] = {}
+        self._mode_states: dict[str, Values] = {}
+        self._plans: dict[str, Values] = {}
+        self._scores: dict[str, Values] = {}
         self._faults: dict[str, list[Values]] = {}
         self._state: Values | None = None
         self._state_known = False
@@ -95,6 +98,18 @@ class SiteView:
     def update_trace(self, values: Mapping[str, Any]) -> None:
         """Latest `DecisionTrace` fields; the newest of each battery is kept."""
         self._put(self._traces, str(values.get('battery') or ''), values)
+
+    def update_mode(self, name: str, values: Mapping[str, Any]) -> None:
+        """Latest `ModeState` fields of a mode."""
+        self._put(self._mode_states, name, values)
+
+    def update_plan(self, name: str, values: Mapping[str, Any]) -> None:
+        """Latest `EnergyPlan` fields of a mode."""
+        self._put(self._plans, name, values)
+
+    def update_scores(self, name: str, values: Mapping[str, Any]) -> None:
+        """Latest `ForecastScores` fields of a mode."""
+        self._put(self._scores, name, values)
 
     def update_faults(self, source: str, faults: Iterable[Mapping[str, Any]]) -> None:
         """All faults of one node (`FaultArray`); an empty list takes its faults away."""
@@ -178,6 +193,8 @@ class SiteView:
                 'meters': meters,
                 'inverters': inverters,
                 'traces': traces,
+                'mode_states': [m for m in self._all(self._mode_states, now, wall) if m.get('state') != 'off'],
+                'plans': [p | {'scores': self._scores.get(p['name'])} for p in self._all(self._plans, now, wall)],
                 'faults': self._fault_list(wall),
                 'tree': [
                     {'quality': ''} | known.get(name, {}) | {'name': name, 'stem': stem, 'node_type': kind}

@@ -10,6 +10,7 @@ from .session import CliError, Session, accepted, add_command, add_json, add_sit
 EXAMPLES = """
   bess mode                          state of the site, its mode, the modes it has
   bess mode self_consumption         choose a mode
+  bess mode feed_in_limit on         let a mode act beside the main one; `off` ends that
   bess mode none                     no mode: batteries at rest
   bess mode stop                     to SLEEP: everything at zero, still measuring
   bess mode start                    to RUN
@@ -25,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('mode', nargs='?', default='', metavar='MODE',
                         help='name of a mode, none, start, stop, or maintenance')
     parser.add_argument('switch', nargs='?', default='', choices=['', 'on', 'off'], metavar='on|off',
-                        help='for maintenance')
+                        help='for maintenance, or to let a mode act beside the main one')
     add_site(parser)
     add_json(parser)
 
@@ -34,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 when refused or when no site runs here."""
     if args.mode == 'maintenance' and not args.switch:
         raise CliError('maintenance needs on or off', 2)
-    if args.switch and args.mode != 'maintenance':
-        raise CliError(f'on and off belong to maintenance, not to {args.mode!r}', 2)
+    if args.switch and args.mode in ('', 'none', 'start', 'stop'):
+        raise CliError(f'on and off belong to maintenance or the name of a mode, not to {args.mode!r}', 2)
     with open_session(args.timeout) as session:
         site = session.site(args.site)
         if not args.mode:
@@ -57,7 +58,9 @@ def _order(session: Session, site: str, args: argparse.Namespace) -> tuple[bool,
         answer = session.call(f'{site}/site/set_maintenance', SetBool,
                               SetBool.Request(data=args.switch == 'on'))
         return answer.success, answer.message
-    answer = session.call(f'{site}/site/set_mode', SetMode, SetMode.Request(mode=args.mode))
+    answer = session.call(f'{site}/site/set_mode', SetMode, SetMode.Request(
+        mode=args.mode, action={'': SetMode.Request.SELECT, 'on': SetMode.Request.ADD,
+                                'off': SetMode.Request.REMOVE}[args.switch]))
     message = answer.message or ('accepted' if answer.accepted else 'refused')
     missing = [] if answer.accepted else [m for m in answer.available if m not in message]
     return answer.accepted, message + (f'; available: {", ".join(answer.available)}' if missing else '')
@@ -83,10 +86,12 @@ def _show(session: Session, site: str, as_json: bool) -> int:
     since = m.header.stamp.sec + m.header.stamp.nanosec * 1e-9
     if as_json:
         print_json({'site': site, 'state': STATES[m.state], 'previous': STATES[m.previous], 'since': since,
-                    'cause': m.cause, 'mode': m.mode, 'available': available, 'missing': list(m.missing)})
+                    'cause': m.cause, 'mode': m.mode, 'beside': list(m.modes), 'available': available,
+                    'missing': list(m.missing)})
         return 0
     print(f'{site}: {STATES[m.state]} since {local(since)} ({m.cause or "no cause given"})')
     if m.missing:
         print(f'missing: {", ".join(m.missing)}')
-    print(f'mode: {m.mode or "none"}; available: {", ".join([*available, "none"])}')
+    beside = f', beside it: {", ".join(m.modes)}' if m.modes else ''
+    print(f'mode: {m.mode or "none"}{beside}; available: {", ".join([*available, "none"])}')
     return 0

@@ -124,6 +124,18 @@ def test_a_lease_of_a_proposal_that_ends_is_zero(graph: Any) -> None:
     assert len(plant.orders) == count, 'while nobody asks the battery is left to its own schedule'
 
 
+def test_reactive_power_alone_reaches_the_battery_and_goes_back_to_zero(graph: Any) -> None:
+    plant, _ = manager(graph)
+    sent: list[PowerSetpoint] = graph.listen(PowerSetpoint, 'bat/setpoint', qos.SETPOINT)
+    plant.propose(nan, preferred_reactive_power=300.0, lease=0.4)
+    graph.wait(lambda: sent and sent[-1].reactive_power == 300.0, 'reactive power without a wish for active power')
+    graph.wait(lambda: sent[-1].reactive_power == 0.0, 'zero after the lease', 2.0)
+    graph.settle(0.15)
+    count = len(sent)
+    graph.settle(0.2)
+    assert len(sent) == count, 'and then the battery is left alone'
+
+
 def test_higher_priority_bounds_lower(graph: Any) -> None:
     plant, _ = manager(graph)
     plant.propose(800.0)

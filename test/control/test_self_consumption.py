@@ -100,7 +100,7 @@ def test_trim_removes_what_the_converter_gives_too_much_or_too_little(
 
 def test_without_trim_the_same_error_stays() -> None:
     plant = Plant(meter_delay_s=0.5, lag_s=0.5, follow=0.95, load=step_load(2800.0))
-    rows, _ = close_loop(plant, 0.1, 60.0, SelfConsumptionParams(ki=0.0))
+    rows, _ = close_loop(plant, 0.1, 60.0, SelfConsumptionParams(ki=0.0, steady_s=0.0))
     assert all(abs(grid) > 100.0 for t, _, grid in rows if t > 40.0)
 
 

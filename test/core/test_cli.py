@@ -249,7 +249,7 @@ def test_wrong_arguments_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -
     ('schedule house cancel', 'event id'), ('schedule house cancel -- -1', 'event id'),
     ('schedule house at', 'needs a time'), ('schedule house at noon', 'not a time'),
     ('schedule house list 5', 'no value'),
-    ('mode maintenance', 'on or off'), ('mode x on', 'belong to maintenance'), ('faults clear', 'name of a node'),
+    ('mode maintenance', 'on or off'), ('mode stop on', 'belong to maintenance'), ('faults clear', 'name of a node'),
     ('call', '--list'), ('call a/b std_srvs/srv/Trigger {a:', 'not valid YAML'),
     ('call a/b std_srvs/srv/Trigger {a: 1}', 'too many words'), ('call a std_srvs/srv/Nope', 'no .Nope'),
     ('inject meter', 'say what to do'), ('inject list x', 'takes no fault'),
@@ -631,6 +631,9 @@ def test_mode(bess: Any) -> None:
     shown = bess('mode')
     assert shown.code == 0 and '/home: RUN' in shown.out and 'available: peak, self_consumption, none' in shown.out
     assert bess('mode', 'peak').code == 0
+    assert bess('mode', 'self_consumption', 'on').code == 0
+    assert 'beside it: self_consumption' in bess('mode').out
+    assert bess('mode', 'self_consumption', 'off').code == 0
     assert json.loads(bess('mode', '--json').out)['mode'] == 'peak'
     wrong = bess('mode', 'peek')
     assert wrong.code == 1 and 'peak, self_consumption' in wrong.err
@@ -822,7 +825,10 @@ def serve() -> None:
             response.available = ['peak', 'self_consumption']
             response.accepted = request.mode in response.available
             response.message = 'ok' if response.accepted else f'unknown mode {request.mode!r}'
-            if response.accepted:
+            if response.accepted and request.action:
+                now.modes = [request.mode] if request.action == SetMode.Request.ADD else []
+                state.publish(now)
+            elif response.accepted:
                 now.mode = request.mode
                 state.publish(now)
             return response

@@ -1,0 +1,1 @@
+"""Cost optimisation: tariffs, forecasts, the optimiser. Pure."""
