@@ -81,9 +81,10 @@ class _Recovery:
 
     def __call__(self, target: Array, now: float, dt: float) -> Array:
         p = self._p
-        if self._first:  # nothing has fallen yet
+        if self._first:
             self._first = False
             self.value = target.copy()
+            self._since = np.where(target < 1.0, now, self._since)
             return self.value
         falls = target < self.value
         # Out of zero only when it is worth it; else it would flap around the end of the curve.
@@ -103,7 +104,7 @@ class Chain:
         self.n = n
         self._rated = np.array([[p.rated_charge_power], [p.rated_discharge_power]]) * np.ones((1, n))
         self._software = np.array([[p.software_charge_power], [p.software_discharge_power]])
-        self._amps = np.array([[p.max_charge_current], [p.max_discharge_current]])
+        self._amps = np.minimum(np.array([[p.max_charge_current], [p.max_discharge_current]]), 1e15)
         self._soc = _pair(p, 'soc') if p.soc_curves else None
         self._volt = _pair(p, '{}_voltage') if p.cell_voltage else None
         self._temp = _pair(p, '{}_temperature') if p.temperature else None
@@ -132,7 +133,8 @@ class Chain:
         after[3] = np.minimum(after[2], np.where(volt >= 1.0, np.inf, volt * self._rated))
         temp = self._temperature_fraction(x, now, dt)
         after[4] = np.minimum(after[3], np.where(temp >= 1.0, np.inf, temp * self._rated))
-        amps = np.where(np.isfinite(self._amps), self._amps * np.nan_to_num(np.maximum(x.voltage, 0.0)), np.inf)
+        amps = self._amps * np.nan_to_num(np.maximum(x.voltage, 0.0), posinf=0.0)
+        amps = np.where(self._amps < 1e15, amps, np.inf)
         after[5] = np.minimum(after[4], amps)
         after[6] = self._ramped(after[5], np.minimum(np.minimum(soc, volt), temp), flows, dt)
         after[7] = np.minimum(after[6], self._apparent(x.reactive))
