@@ -108,6 +108,10 @@ class BessNode(LifecycleNode):
         """Key-values for /diagnostics; read by people, not by control."""
         return {}
 
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Work that somebody asked for: what runs now and what is to come, in words."""
+        return [], []
+
     # -- services for subclasses -----------------------------------------------------------------
 
     @property
@@ -202,6 +206,12 @@ class BessNode(LifecycleNode):
         self._fault_publisher.publish(message)
         if any(r.latched for r in records) or self._fault_file.exists():
             self._save_faults()
+
+    def forget_faults(self) -> None:
+        """Tell everybody that this node, which ends for good, has no faults any more. Stored ones stay."""
+        message = FaultArray(source=self.name)
+        message.header.stamp = wall_stamp(self.clock.wall())
+        self._fault_publisher.publish(message)
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ class LogicalBatteryNode(BessNode):
         self._bridge: Ahead | None = None  # what was ordered ahead last
         self._leases = LeaseHolder(parameters.max_lease)
         self._refusals = Refusals(self.log, 'setpoint refused')
+        self.parts: frozenset[str] = frozenset({''})  # what is heard of below; '' = one thing without a name
+        self._heard: set[str] = set()  # of `parts`, since the last refresh
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
@@ -135,13 +137,17 @@ class LogicalBatteryNode(BessNode):
             self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint, qos.SETPOINT),
             self.create_subscription(CurrentSetpoint, '~/setpoint_current', self._on_current_setpoint, qos.SETPOINT),
         ]
-        self._services_own = [self.create_service(GetStatus, '~/get_status', self._on_get_status)]
+        self._services_own = [self.offer_get_status()]
         self.every(self.params.period, self._on_tick, phase=2)
         self.configure_battery()
         self.scheduling.open()
 
     def configure_battery(self) -> None:
         """Kind-specific part of configure."""
+
+    def offer_get_status(self) -> Any:
+        """The service `~/get_status`."""
+        return self.create_service(GetStatus, '~/get_status', self._on_get_status)
 
     def on_bess_deactivate(self) -> None:
         """Ask nothing any more, now; measuring goes on."""
@@ -170,28 +176,32 @@ class LogicalBatteryNode(BessNode):
 
     # -- measuring -----------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something below has news: refresh once everything that arrived at the same time is in."""
-        if not self._refresh_posted:
+    def changed(self, part: str = '') -> None:
+        """Something below has news: refresh once everything that arrived at the same time is in.
+
+        `part`: which of `parts` it is. When all of them were heard since the last refresh there is nothing to
+        wait for.
+        """
+        self._heard.add(part)
+        if self._heard.issuperset(self.parts):
+            self._guarded(self.refresh)
+        elif not self._refresh_posted:
             self._refresh_posted = True
             self.ctx.post(lambda: self._guarded(self._refresh_posted_now))
 
     def _refresh_posted_now(self) -> None:
-        self._refresh_posted = False
-        self.refresh()
+        if self._refresh_posted:
+            self.refresh()
 
     def refresh(self) -> None:
         """Measure and publish."""
+        self._refresh_posted = False
+        self._heard.clear()
         if self._status is None:
             return
         now = self.clock.now()
         reading = self.measure(now)
-        if self.demand is not None:
-            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
-        else:
-            reading.setpoint, reading.setpoint_source = nan, ''
-        reading.lead_time = self.lead_time
-        reading.next_change, reading.next_power = self.scheduling.plan.next_change(self.clock.wall())
+        self._tell_asked(reading)
         if self._early is not None:
             reading.limit_reasons.append(f'lead time: ordered {self._early.at - self.clock.wall():.0f} s ahead')
         self.reading = reading
@@ -205,6 +215,15 @@ class LogicalBatteryNode(BessNode):
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         self._watch_quality(reading)
+
+    def _tell_asked(self, reading: BatteryReading) -> None:
+        """Fill in what is asked of this battery now, and what comes next."""
+        if self.demand is not None:
+            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
+        else:
+            reading.setpoint, reading.setpoint_source = nan, ''
+        reading.lead_time = self.lead_time
+        reading.next_change, reading.next_power = self.scheduling.plan.next_change(self.clock.wall())
 
     def _watch_quality(self, reading: BatteryReading) -> None:
         now = self.clock.now()
@@ -361,6 +380,16 @@ class LogicalBatteryNode(BessNode):
                                 if age < inf else 'never measured')
         return response
 
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Schedule entries that run now and that begin later."""
+        wall = self.clock.wall()
+        out: tuple[list[str], list[str]] = ([], [])
+        for r in self.schedule.entries(wall):
+            unit = 'W' if r.is_power else 'A'
+            out[r.start > wall].append(f'{self.name}: request {r.event_id}, {r.value:g} {unit}, '
+                                       f'{max(r.end - wall, 0.0):.0f} s to its end')
+        return out
+
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""
         r = self.reading
@@ -387,8 +416,8 @@ class SetpointSender:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._sequence += 1
         message = self._message
-        message.power, message.reactive_power = float(power), float(reactive_power)
-        message.lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
+        message._power, message._reactive_power = float(power), float(reactive_power)  # floats need no check
+        message._lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
         set_stamp(message.header.stamp, self._node.clock, now)
         self._publisher.publish(message)
 

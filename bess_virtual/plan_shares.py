@@ -11,8 +11,8 @@ from math import inf, isnan, nan
 
 from bess_core.values import BatteryReading
 
-from .aggregate import Member, view
-from .allocation import allocate
+from .allocation import Member, allocate
+from .member import view
 from .plan import EMPTY, Plan, scaled
 
 

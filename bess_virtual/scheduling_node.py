@@ -292,6 +292,21 @@ class Scheduling(Reservations):
 
         committer.submit(cancelled(ids), done)
 
+    def forget(self) -> None:
+        """Take back every request, now; the journal follows (a failure there is logged, not answered)."""
+        ids = self.schedule.ids(0)
+        if not ids:
+            return
+        self.schedule.remove(ids)
+        self._own_changed()
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self.node.log.error('cancelled requests could not be saved', reason=str(error))
+
+        if self._committer is not None:
+            self._committer.submit(cancelled(ids), done)
+
     def _own_changed(self) -> None:
         self.own = self._own_plan(self.node.clock.wall())
         self.changed()

@@ -46,6 +46,7 @@ class UnitNode(LogicalBatteryNode):
         p = self.params
         self._bms = BatteryReading()
         self._converter = ConverterReading()
+        self.parts = frozenset({'bms', 'converter'})
         self._ages = Ages(p.bms_max_age, p.bms_invalid_after, p.max_age, p.invalid_after)
         self._unit = UnitParams(p.charge_efficiency, p.discharge_efficiency, p.max_charge_power,
                                 p.max_discharge_power)
@@ -64,11 +65,11 @@ class UnitNode(LogicalBatteryNode):
 
     def _on_bms(self, message: BatteryStatus) -> None:
         self._bms = battery_from_msg(message, self.clock)
-        self.changed()
+        self.changed('bms')
 
     def _on_converter(self, message: InverterStatus) -> None:
         self._converter = converter_from_msg(message, self.clock)
-        self.changed()
+        self.changed('converter')
 
     def measure(self, now: float) -> BatteryReading:
         """Both halves merged."""
