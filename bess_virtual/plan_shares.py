@@ -11,8 +11,8 @@ from math import inf, isnan, nan
 
 from bess_core.values import BatteryReading
 
-from .allocation import Member, allocate
-from .member import view
+from .allocation import allocate
+from .member import Member, view
 from .plan import EMPTY, Plan, scaled
 
 
