@@ -121,8 +121,9 @@ class SiteNode(BessNode):
             self.destroy_service(service)
         for client in getattr(self, '_lifecycle', {}).values():
             self.destroy_client(client)
-        if getattr(self, '_switch', None) is not None:
-            self.destroy_client(self._switch)
+        switch = getattr(self, '_switch', None)
+        if switch is not None:
+            self.destroy_client(switch)
             self._switch = None
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, isfinite, isnan, nan
 
 from bess_core.params import param
@@ -220,7 +221,7 @@ def at_25(volts: float, temperature: float, coefficient: float) -> float:
 def _table(ocv: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     socs, volts = [s for s, _ in ocv], [v for _, v in ocv]
     for values in (socs, volts):
-        if len(values) < 2 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        if len(values) < 2 or any(b <= a for a, b in pairwise(values)):
             raise ValueError('an open-circuit table needs at least two points that rise in both columns')
     return socs, volts
 
@@ -231,8 +232,9 @@ class BalanceParams:
 
     start_difference: float = param(0.010, 'V', 'cells further apart than this are balanced', low=0.0005, high=1.0)
     stop_difference: float = param(0.005, 'V', 'until they are closer than this', low=0.0001, high=1.0)
-    min_voltage: float = param(3.35, 'V', 'only above: on a flat curve voltage says nothing of charge', low=0.0, high=10.0)
-    max_current: float = param(0.05, '1/h', 'only below this share of the capacity per hour, unless charging', low=0.0)
+    min_voltage: float = param(3.35, 'V', 'only above: on a flat curve voltage says nothing of charge', low=0.0,
+                               high=10.0)
+    max_current: float = param(0.05, '1/h', 'discharging only below this share of the capacity per hour', low=0.0)
     min_temperature: float = param(0.0, 'degC', 'only above', low=-60.0, high=120.0)
     max_temperature: float = param(45.0, 'degC', 'only below: bleeding heats', low=-60.0, high=120.0)
     max_time: float = param(14400.0, 's', 'then a pause of `pause`', low=1.0, high=1e6)

@@ -19,9 +19,11 @@ from bess.msg import (
     FaultArray,
     Heartbeat,
     InverterStatus,
-    StorageState as StateMessage,
 )
 from bess.msg import StorageCommand as CommandMessage
+from bess.msg import (
+    StorageState as StateMessage,
+)
 from bess.srv import GetStorageState, SetContactor, StorageCommand
 from bess_core import qos
 from bess_core.context import NodeContext
@@ -35,7 +37,6 @@ from bess_virtual.logical_battery_node import SetpointSender
 
 from .state_machine import COMMANDS, StorageMachine, View, Wanted
 from .storage_params import StorageParams, StorageState
-
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,4 +3,4 @@
 from bess_control.limits.chain import STAGES, Chain, Inputs, Limited
 from bess_control.limits.params import LimiterParams
 
-__all__ = ['STAGES', 'Chain', 'Inputs', 'LimiterParams', 'Limited']
+__all__ = ['STAGES', 'Chain', 'Inputs', 'Limited', 'LimiterParams']

@@ -125,7 +125,8 @@ def test_power_only_when_wanted_and_possible(events: list) -> None:
             'ask': lambda: machine.look(now, 'x'), 'sleep': lambda: machine.sleep(wait, now),
             'lost': lambda: machine.node_lost('a', now), 'back': lambda: machine.node_active('a', now),
             'lock': lambda: machine.maintenance(True, now), 'free': lambda: machine.maintenance(False, now),
-            'critical': lambda: machine.critical_fault('k', 'text', now), 'clear': lambda: machine.fault_cleared('', now),
+            'critical': lambda: machine.critical_fault('k', 'text', now),
+            'clear': lambda: machine.fault_cleared('', now),
         }[what]()
         assert (reply.transition is not None) == (machine.state is not before)
         if reply.transition is not None:

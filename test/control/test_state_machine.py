@@ -460,7 +460,8 @@ def test_the_table_is_configuration() -> None:
 
 @pytest.mark.parametrize('values', [
     {'soc_low_limit': 95.0}, {'soc_recovered_level': 10.0}, {'soc_recovered_level': 95.0}, {'tz': 'Mars/Olympus'},
-    {'user_command_mode': 'VOLTAGE'}, {'soc_monitor_interval': 0.0}, {'strict_power_sign': 'yes'}, {'soc_high_limit': nan}])
+    {'user_command_mode': 'VOLTAGE'}, {'soc_monitor_interval': 0.0}, {'strict_power_sign': 'yes'},
+    {'soc_high_limit': nan}])
 def test_bad_options_are_refused(values: dict) -> None:
     with pytest.raises(ParameterError):
         build(StorageParams, values)
@@ -470,7 +471,8 @@ def test_defaults_are_those_of_the_original() -> None:
     p = StorageParams()
     assert (p.tz, p.soc_monitor_max_time, p.soc_high_limit, p.soc_low_limit, p.soc_recovered_level) == (
         'UTC', 30.0, 90.0, 10.0, 20.0)
-    assert (p.soc_monitor_interval, p.soc_recovery_check_interval, p.soc_low_recovery_charge_command) == (1.0, 1.0, 10.0)
+    assert (p.soc_monitor_interval, p.soc_recovery_check_interval, p.soc_low_recovery_charge_command) == (
+        1.0, 1.0, 10.0)
     assert (p.system_fault_check_interval, p.wait_connecting_interval, p.strict_power_sign, p.user_command_mode) == (
         1.0, 1.0, True, 'POWER')
     assert set(ALLOWED[S.CHARGE_TRANSITION]) == set(READY)

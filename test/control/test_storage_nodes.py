@@ -19,8 +19,10 @@ from bess.msg import (
     Heartbeat,
     InverterStatus,
     PowerSetpoint,
-    StorageCommand as CommandMessage,
     StorageState,
+)
+from bess.msg import (
+    StorageCommand as CommandMessage,
 )
 from bess.srv import GetStorageState, SetContactor, StorageCommand
 from bess_control.limiter_node import LimiterNode
