@@ -22,6 +22,8 @@ from bess_core.values import BatteryReading, Contactor, ConverterState, Mode, Qu
 __all__ = ['Answer', 'StorageMachine', 'StorageParams', 'StorageState', 'View', 'Wanted']
 
 S = StorageState
+#: Closed for at least one direction: a battery that is too empty to discharge must be able to charge.
+CLOSED = (Contactor.CLOSED, Contactor.CHARGE_ONLY, Contactor.DISCHARGE_ONLY)
 COMMANDS = ('start', 'stop', 'charge', 'discharge', 'hold', 'recover_soc')
 SOC_STEP = 0.05  # percent, less is no progress of a recovery
 
@@ -389,7 +391,7 @@ class StorageMachine:
     def _closed(self, now: float) -> bool:
         v = self._view
         return not v.has_contactor or (
-            v.contactor is Contactor.CLOSED and v.contactor_time >= self.since)  # measured after it was asked
+            v.contactor in CLOSED and v.contactor_time >= self.since)  # measured after it was asked
 
     def _converter_ready(self, now: float) -> bool:
         v = self._view

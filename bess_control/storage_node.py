@@ -32,10 +32,10 @@ from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
-from bess_core.values import BatteryReading, ConverterReading, Severity
+from bess_core.values import BatteryReading, Contactor, ConverterReading, Severity
 from bess_virtual.logical_battery_node import SetpointSender
 
-from .state_machine import COMMANDS, StorageMachine, View, Wanted
+from .state_machine import CLOSED, COMMANDS, StorageMachine, View, Wanted
 from .storage_params import StorageParams, StorageState
 
 
@@ -203,9 +203,7 @@ class StorageNode(BessNode):
         self._amps.publish(message)
 
     def _drive_contactor(self, closed: bool, view: View, now: float) -> None:
-        is_closed = view.contactor.name == 'CLOSED'
-        is_open = view.contactor.name == 'OPEN'
-        if (is_closed if closed else is_open) and view.contactor_time >= self.machine.since:
+        if (view.contactor in CLOSED) if closed else (view.contactor is Contactor.OPEN):
             self._refused = ''
             return
         if not self._may_ask('contactor', closed, now) or not self._contactor.service_is_ready():

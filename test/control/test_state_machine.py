@@ -33,6 +33,7 @@ class Unit:
     soc_frozen: bool = False
     stuck: bool = False  # power ignores orders
     welded: bool = False  # contactors do not open
+    closed_as: Contactor = Contactor.CLOSED
     faults: tuple[str, ...] = ()
     mode: Mode = Mode.IDLE
 
@@ -86,7 +87,7 @@ class Unit:
                 current=self.power / 50.0, soc=self.soc, max_charge_power=self.limit, max_discharge_power=self.limit,
                 max_charge_current=self.limit / 50.0, max_discharge_current=self.limit / 50.0)
             self._view = View(
-                battery=reading, contactor=Contactor.CLOSED if self.closed else Contactor.OPEN,
+                battery=reading, contactor=self.closed_as if self.closed else Contactor.OPEN,
                 contactor_time=self.now, converter=ConverterState.RUNNING if self.on else ConverterState.OFF,
                 converter_time=self.now, converter_on=self.on, faults=self.faults)
         before = self.machine.state
@@ -239,6 +240,12 @@ def test_recovery_at_start_below_the_limit() -> None:
     u.run(20.0, S.LOW_SOC_RECOVERY)
     assert u.closed and u.on, 'contactors and converter as at every start'
     assert u.trail == [S.STOPPED, S.STARTING, S.CONNECTING, S.CONNECTED, S.LOW_SOC_RECOVERY]
+
+
+def test_a_battery_that_blocks_discharging_is_recovered_all_the_same() -> None:
+    u = started_low(Unit(soc=0.02, closed_as=Contactor.CHARGE_ONLY))
+    u.step()
+    assert u.wanted.order == 5000.0
 
 
 def test_recovery_by_command_when_stopped_starts_the_unit_properly() -> None:
