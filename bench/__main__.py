@@ -10,7 +10,7 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'site', 'day')
+PARTS = ('allocation', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'can_bus', 'site', 'day')
 
 
 def main() -> int:

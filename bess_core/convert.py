@@ -6,7 +6,7 @@ sent as about zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from operator import attrgetter
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import BatteryState
 
-from bess.msg import BatteryStatus, CellArray, InverterStatus, MeterStatus
+from bess.msg import BatteryStatus, CellArray, ClimateStatus, InverterStatus, IoStatus, MeterStatus
 
 from .clock import Clock, join_stamp, split_stamp
 from .values import (
     BatteryReading,
+    ClimateReading,
     Contactor,
     ConverterReading,
     ConverterState,
+    IoReading,
     MeterReading,
     Mode,
     Quality,
@@ -257,6 +259,43 @@ def meter_from_msg(message: MeterStatus, clock: Clock) -> MeterReading:
         site_time(clock, message.header.stamp), message.sequence, _QUALITY[message.quality],
         tuple(message.voltage.tolist()), tuple(message.current.tolist()), tuple(message.phase_power.tolist()),
         *_read_meter(message))
+
+
+def io_to_msg(reading: IoReading, clock: Clock, name: str, holdings: Mapping[str, tuple[str, float]],
+              into: IoStatus | None = None) -> IoStatus:
+    """`IoStatus` of a reading; `holdings`: output -> (who holds it, s left). `into` as for `battery_to_msg`."""
+    message = IoStatus() if into is None else into
+    _fill_header(message.header, clock, reading.time, name)
+    message.quality = int(reading.quality)
+    for kind in ('input', 'output'):
+        switches = getattr(reading, f'digital_{kind}s')
+        setattr(message, f'digital_{kind}_names', list(switches))
+        setattr(message, f'digital_{kind}s', [int(v) for v in switches.values()])
+        analog = getattr(reading, f'analog_{kind}s')
+        setattr(message, f'analog_{kind}_names', list(analog))
+        setattr(message, f'analog_{kind}s', [float(v) for v in analog.values()])
+        setattr(message, f'analog_{kind}_units', [reading.units.get(n, '') for n in analog])
+    message.leased_outputs = list(holdings)
+    message.lease_sources = [source for source, _ in holdings.values()]
+    message.lease_remaining = [float(left) for _, left in holdings.values()]
+    message.alarms = [a.text for a in reading.alarms]
+    return message
+
+
+_CLIMATE_FLOATS = _Fields([n for n in _floats(ClimateStatus) if n != 'lease_remaining'], float)
+
+
+def climate_to_msg(reading: ClimateReading, clock: Clock, name: str, source: str, lease_remaining: float,
+                   into: ClimateStatus | None = None) -> ClimateStatus:
+    """`ClimateStatus` of a reading; `into` as for `battery_to_msg`."""
+    message = ClimateStatus() if into is None else into
+    _fill_header(message.header, clock, reading.time, name)
+    _CLIMATE_FLOATS.fill(message, reading)
+    for field in ('quality', 'mode', 'heating', 'cooling', 'fan'):
+        setattr(message, field, int(getattr(reading, field)))
+    message.setpoint_source, message.lease_remaining = source, float(lease_remaining)
+    message.alarms = [a.text for a in reading.alarms]
+    return message
 
 
 def describe(message: Any) -> dict[str, Any]:

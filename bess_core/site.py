@@ -15,23 +15,18 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from yaml.reader import ReaderError
-
 from . import overlay as overlay_module
 from . import params, plugins
 from .overlay import Overlay, OverlayError
 from .params import Problem, param
+from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
 
 NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
-EXPONENT = re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z')
-MAX_BYTES, MAX_DEPTH, MAX_VALUES = 1_000_000, 20, 100_000  # a hostile file must not cost memory or minutes
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
 NODE_KEYS = ('type', 'process', 'required')
 RESERVED = ('batteries',)  # nodes of the system itself
-Path_ = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -117,103 +112,6 @@ class SiteError(Exception):
         super().__init__('\n'.join(messages))
 
 
-class _TooMuch(Exception):
-    """More values than any site needs (aliases can multiply them); `path` is where it became too much."""
-
-    def __init__(self, path: Path_) -> None:
-        self.path = path
-        super().__init__()
-
-
-class _Reader:
-    """YAML to plain values, remembering the line of every key."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.lines: dict[Path_, int] = {}
-        self.given: dict[Path_, str] = {}  # what did not come from the file: path -> where it came from
-        self.messages: list[str] = []
-        self._values = 0
-
-    def say(self, path: Path_, text: str, key: str = '') -> None:
-        """Report a mistake at the line of `path` (or of its nearest known parent)."""
-        full = (*path, key) if key else path
-        for given, source in self.given.items():
-            if full[: len(given)] == given or (full not in self.lines and given[: len(full)] == full):
-                self.messages.append(f'{source}: {".".join(map(str, full))}: {text}')
-                return
-        where = full
-        while where and where not in self.lines:
-            where = where[:-1]
-        name = '.'.join(str(p) for p in full)
-        self.messages.append(f'{self.file}:{self.lines.get(where, 1)}: {name + ": " if name else ""}{text}')
-
-    def read(self, text: str) -> Any:
-        """Parse; syntax errors become messages."""
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            self.messages.append(f'{self.file}:{line}: not valid YAML: {error.problem or error.context}')
-            return None
-        except ReaderError as error:
-            line = text.count('\n', 0, error.position) + 1
-            self.messages.append(f'{self.file}:{line}: not text: character {error.character:#04x} is not allowed')
-            return None
-        except RecursionError:
-            self.messages.append(f'{self.file}:1: nested too deeply; at most {MAX_DEPTH} levels are allowed')
-            return None
-        try:
-            return None if root is None else self._plain(root, (), frozenset())
-        except _TooMuch as error:
-            self.say(error.path[:1], f'more than {MAX_VALUES} values in the file; do its aliases multiply them?')
-            return None
-
-    def _plain(self, node: yaml.Node, path: Path_, seen: frozenset[int]) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise _TooMuch(path)
-        if id(node) in seen:
-            self.say(path, 'an alias that contains itself')
-            return None
-        if len(path) > MAX_DEPTH:
-            self.say(path[:3], f'nested too deeply; at most {MAX_DEPTH} levels are allowed')
-            return None
-        seen = seen | {id(node)}
-        if isinstance(node, yaml.MappingNode):
-            out: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == 'tag:yaml.org,2002:merge':
-                    self.lines[path] = key_node.start_mark.line + 1
-                    self.say(path, 'merge keys (<<) and keys that are lists or mappings are not allowed here')
-                    continue
-                key = self._scalar(key_node, path)
-                self.lines[(*path, key)] = key_node.start_mark.line + 1
-                if key in out:
-                    self.say((*path, key), 'given twice')
-                out[key] = self._plain(value_node, (*path, key), seen)
-            return out
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*path, i), seen) for i, item in enumerate(node.value)]
-        return self._scalar(node, path)
-
-    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
-        try:
-            value = yaml.SafeLoader('').construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            # A date like 2026-13-45, a number of 5000 digits, a tag like !!python/object.
-            reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-            self.lines[path] = node.start_mark.line + 1
-            self.say(path, f'{str(node.value)[:40]!r} cannot be read: {reason}')
-            return None
-        # YAML 1.1 reads 1e3 as text; everybody means the number.
-        if isinstance(value, str) and getattr(node, 'style', None) is None and EXPONENT.match(value):
-            return float(value)
-        return value
-
-
 def resolve_type(type_name: str) -> Any:
     """Node class of a type name: a node, or what becomes one in its shell. Raises `plugins.PluginError`."""
     if type_name in plugins.available(plugins.NODES):
@@ -271,21 +169,6 @@ def site_folders() -> list[Path]:
     return [f for f in folders if f.is_dir()]
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open('rb') as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SiteError([f'{path}: cannot be read: {error.strerror or error}']) from error
-    if len(data) > MAX_BYTES:
-        raise SiteError([f'{path}: larger than {MAX_BYTES // 1000} kB, which is the most that is allowed'])
-    try:
-        return data.decode('utf-8')
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise SiteError([f'{path}:{line}: not UTF-8 text: {error.reason}']) from error
-
-
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
          check_simulation: bool = False, state: Path | None = None) -> Site:
     """Read and check a site file. With a `state` folder the changes made at run time that are stored there
@@ -298,12 +181,16 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
         overlay = overlay_module.read(state) if state is not None else Overlay()
     except OverlayError as error:
         raise SiteError([f'{error}; `bess battery reset` puts it aside']) from error
-    return _check(path, _text(path), tuple(overrides), known, overlay, check_simulation)
+    try:
+        text = read_text(path)
+    except UnreadableFile as error:
+        raise SiteError([str(error)]) from error
+    return _check(path, text, tuple(overrides), known, overlay, check_simulation)
 
 
 def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[str, str], overlay: Overlay,
            check_simulation: bool) -> Site:
-    reader = _Reader(str(path))
+    reader = LineReader(str(path))
     raw = reader.read(text)
     if reader.messages:
         raise SiteError(reader.messages)
@@ -320,7 +207,7 @@ def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[st
     for key in raw:
         if key not in SECTIONS:
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
-    site_params = _build(reader, SiteParams, raw.get('site') or {}, ('site',))
+    site_params = build(reader, SiteParams, raw.get('site') or {}, ('site',))
     specs = _nodes(reader, raw.get('nodes'))
     unusable = _names(raw.get('nodes')) - {s.name for s in specs}
     simulation = {} if raw.get('simulation') is None else raw['simulation']
@@ -346,7 +233,7 @@ def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[st
                 lambda other: _check(path, text, overrides, variables, other, False))
 
 
-def _check_simulation(reader: _Reader, simulation: dict[str, Any]) -> None:
+def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
     if 'check' not in plugins.available('bess.simulation'):
         return  # whoever simulates here checks it by itself when it starts
     try:
@@ -356,7 +243,7 @@ def _check_simulation(reader: _Reader, simulation: dict[str, Any]) -> None:
         reader.say(('simulation',), str(error))
 
 
-def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
+def _override(reader: LineReader, raw: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition('=')
     keys = path.split('.')
     if not equals or len(keys) < 2:
@@ -368,7 +255,7 @@ def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             reader.messages.append(f'--set {override}: {key!r} is not a mapping')
             return
-    own = _Reader('')
+    own = LineReader('')
     plain = own.read(value)
     reader.messages += [f'--set {override}: {message.split(": ", 1)[1]}' for message in own.messages]
     if not own.messages:
@@ -376,7 +263,7 @@ def _override(reader: _Reader, raw: dict[str, Any], override: str) -> None:
         reader.given[tuple(keys)] = f'--set {override}'
 
 
-def _substitute(reader: _Reader, value: Any, variables: dict[str, str], path: Path_) -> Any:
+def _substitute(reader: LineReader, value: Any, variables: dict[str, str], path: Path_) -> Any:
     if isinstance(value, dict):
         return {k: _substitute(reader, v, variables, (*path, k)) for k, v in value.items()}
     if isinstance(value, list):
@@ -390,23 +277,11 @@ def _substitute(reader: _Reader, value: Any, variables: dict[str, str], path: Pa
     return value
 
 
-def _build(reader: _Reader, cls: type, values: Any, path: Path_) -> Any:
-    if not isinstance(values, Mapping):
-        reader.say(path, 'must be a mapping')
-        return None
-    try:
-        return params.build(cls, values)
-    except params.ParameterError as error:
-        for problem in error.problems:
-            reader.say(path, problem.text, problem.key)
-        return None
-
-
 def read_values(text: str, most: int = 65536) -> dict[str, Any]:
     """A mapping as it may stand in a site file, e.g. the parameters of one node. Raises `SiteError`."""
     if len(text) > most:
         raise SiteError([f'{len(text)} characters of parameters; at most {most} are allowed'])
-    reader = _Reader('parameters')
+    reader = LineReader('parameters')
     values = reader.read(text)
     if not reader.messages and values is not None and not isinstance(values, dict):
         reader.messages.append('parameters: must be a mapping, e.g. {limit: sum}')
@@ -415,7 +290,7 @@ def read_values(text: str, most: int = 65536) -> dict[str, Any]:
     return values or {}
 
 
-def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
+def _nodes(reader: LineReader, raw: Any) -> list[NodeSpec]:
     if not isinstance(raw, dict) or not raw:
         reader.say(('nodes',), 'a site needs at least one node')
         return []
@@ -443,7 +318,7 @@ def _nodes(reader: _Reader, raw: Any) -> list[NodeSpec]:
         if not isinstance(required, bool):
             reader.say((*path, 'required'), 'must be true or false')
             continue
-        built = _build(reader, cls.Params, {k: v for k, v in entry.items() if k not in NODE_KEYS}, path)
+        built = build(reader, cls.Params, {k: v for k, v in entry.items() if k not in NODE_KEYS}, path)
         if built is None:
             continue
         if problem := getattr(cls, 'check', lambda _: '')(built):
@@ -485,7 +360,7 @@ def _names(raw: Any) -> set[Any]:
     return {*entries, *(name for c in children if isinstance(c, dict) for name in c)}
 
 
-def _check_references(reader: _Reader, specs: list[NodeSpec], unusable: set[Any]) -> None:
+def _check_references(reader: LineReader, specs: list[NodeSpec], unusable: set[Any]) -> None:
     """Who refers to what. An `unusable` node has a message of its own already."""
     by_name = {s.name: s for s in specs}
     owners: dict[str, str] = {}
@@ -522,7 +397,7 @@ def _check_references(reader: _Reader, specs: list[NodeSpec], unusable: set[Any]
             addresses.setdefault(key, spec.name)
 
 
-def _order(reader: _Reader, specs: list[NodeSpec]) -> list[NodeSpec]:
+def _order(reader: LineReader, specs: list[NodeSpec]) -> list[NodeSpec]:
     """References first, otherwise as in the file; a cycle is reported with its path."""
     by_name = {s.name: s for s in specs}
     done: dict[str, NodeSpec] = {}

@@ -54,6 +54,25 @@ class ConverterState(IntEnum):
     FAULT = 5
 
 
+class ClimateMode(IntEnum):
+    """What an air conditioner or heater does (`ClimateStatus.mode`)."""
+
+    UNKNOWN = 0
+    OFF = 1
+    HEAT = 2
+    COOL = 3
+    AUTO = 4
+    FAN = 5
+
+
+class Switch(IntEnum):
+    """State of a digital input or output (`IoStatus`)."""
+
+    OFF = 0
+    ON = 1
+    UNKNOWN = 255
+
+
 class Severity(IntEnum):
     """Severity of a fault (`Fault.severity`)."""
 
@@ -173,6 +192,40 @@ class MeterReading:
     frequency: float = nan
     energy_import: float = nan
     energy_export: float = nan
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclass(slots=True)
+class IoReading:
+    """One snapshot of an I/O module. Names -> values; what was not measured is UNKNOWN or NaN."""
+
+    time: float = -inf
+    quality: Quality = Quality.INVALID
+    digital_inputs: dict[str, Switch] = field(default_factory=dict)
+    digital_outputs: dict[str, Switch] = field(default_factory=dict)  # read back
+    analog_inputs: dict[str, float] = field(default_factory=dict)  # SI
+    analog_outputs: dict[str, float] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)  # of the analog values, '' = none
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclass(slots=True)
+class ClimateReading:
+    """One snapshot of a climate device or sensor. Fields as in `msg/ClimateStatus.msg`."""
+
+    time: float = -inf
+    quality: Quality = Quality.INVALID
+    mode: ClimateMode = ClimateMode.UNKNOWN
+    heating: Switch = Switch.UNKNOWN
+    cooling: Switch = Switch.UNKNOWN
+    fan: Switch = Switch.UNKNOWN
+    temperature: float = nan
+    outside_temperature: float = nan
+    humidity: float = nan
+    pressure: float = nan
+    gas_resistance: float = nan
+    power: float = nan
+    target_temperature: float = nan
     alarms: tuple[Alarm, ...] = ()
 
 

@@ -1,9 +1,10 @@
 """One worker thread per port: it owns the wire, so that no executor callback ever waits for a device.
 
-Orders go before polls; polls run earliest-due first. A device that fails is closed and tried again
-with capped backoff, and does not delay the other devices of its port for longer than its own
-time-out. Results are handed to the executor thread. `InlineBus` does the same work without a thread,
-for simulated time.
+Orders go before polls; polls run earliest-due first; what a device calls slow (`read_slow`) goes one
+request at a time, device by device in turn, whenever neither an order nor a poll is due. A device
+that fails is closed and tried again with capped backoff, and does not delay the others of its port
+for longer than its own time-out. Results are handed to the executor thread. `InlineBus` does the same
+work without a thread, for simulated time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Order:
     run: Callable[[], None]
     done: Callable[[DeviceError | None], None]
     expires: float = inf  # s, site time; an order that waited longer (device away) is dropped
+    attempts: int = 1  # how often it is tried
+    wait: float = 0.0  # s between two attempts; the bus goes on meanwhile
+    not_before: float = -inf  # s, site time of the next attempt
 
 
 @dataclass
@@ -51,6 +55,13 @@ class Client:
     due: float = -inf  # s, site time of the next poll or attempt
     orders: dict[str, Order] = field(default_factory=dict)
     removed: bool = False
+    slow: Callable[[float], float] | None = None  # `device.read_slow`: one request, returns when the next is due
+    slow_due: float = -inf  # s, site time
+    slow_turn: int = 0  # when it was its turn last
+
+    def has_order(self, now: float) -> bool:
+        """Whether an order can go out now."""
+        return self.is_open and any(o.not_before <= now for o in self.orders.values())
 
 
 class InlineBus:
@@ -59,6 +70,7 @@ class InlineBus:
     def __init__(self, clock: Clock, post: Post) -> None:
         self._clock, self._post = clock, post
         self._clients: list[Client] = []
+        self._turn = 0
         self._lock = threading.Lock()
 
     def add(self, client: Client) -> None:
@@ -95,19 +107,45 @@ class InlineBus:
     def run_due(self) -> float:
         """Run waiting orders and due polls once; the site time at which the next poll is due."""
         for client in self._clients:
-            if client.orders and client.is_open:
+            if client.has_order(self._clock.now()):
                 self._run_orders(client)
             elif client.orders:
                 self._drop_expired(client)
         nxt = inf
         for client in sorted(self._clients, key=lambda c: c.due):
-            if any(c.orders and c.is_open for c in self._clients):
-                return self._clock.now()  # orders first
             now = self._clock.now()
+            if any(c.has_order(now) for c in self._clients):
+                return now  # orders first
             if client.due <= now + 1e-9:
                 self._visit(client, now)
             nxt = min(nxt, client.due)
-        return nxt
+        waiting = [o.not_before for c in self._clients if c.is_open for o in c.orders.values()]
+        return min(nxt, self._slow_one(), *waiting) if waiting else min(nxt, self._slow_one())
+
+    def _slow_one(self) -> float:
+        """One slow request of the device whose turn it is; the site time at which the next is due."""
+        ready = [c for c in self._clients if c.slow is not None and c.is_open and c.identified]
+        now = self._clock.now()
+        due = [c for c in ready if c.slow_due <= now]
+        # Polls that have become due meanwhile go first.
+        if due and not any(c.due <= now for c in self._clients):
+            client = min(due, key=lambda c: c.slow_turn)
+            self._turn += 1
+            client.slow_turn = self._turn
+            assert client.slow is not None
+            try:
+                client.slow_due = max(client.slow(now), now)
+            except DeviceError as error:
+                client.slow_due = now + client.backoff  # a register that is refused must not be asked for all the time
+                if error.kind in ('timeout', 'disconnected'):
+                    self._failed(client, error)
+                else:
+                    client.counters.count(error)
+                    self._hand_over(client, client.on_error, error)
+            except Exception as error:  # noqa: BLE001 - as above
+                client.slow_due = now + client.backoff
+                self._failed(client, _defect(error))
+        return min((c.slow_due for c in ready if c.is_open), default=inf)
 
     def _visit(self, client: Client, now: float) -> None:
         try:
@@ -124,6 +162,7 @@ class InlineBus:
             started = self._clock.now()
             reading = client.poll()
             client.round_trip = self._clock.now() - started
+            client.counters.round_trips.append(client.round_trip)
             client.counters.ok += 1
             client.backoff = BACKOFF_FIRST_S
             # Stay on the grid; a poll that took longer than its period starts a new grid.
@@ -135,8 +174,10 @@ class InlineBus:
             self._failed(client, _defect(error))
 
     def _run_orders(self, client: Client) -> None:
+        now = self._clock.now()
         with self._lock:
-            orders, client.orders = list(client.orders.values()), {}
+            orders = [o for o in client.orders.values() if o.not_before <= now]
+            client.orders = {n: o for n, o in client.orders.items() if o.not_before > now}
         for order in orders:
             if self._clock.now() > order.expires:
                 self._expired(client, order)
@@ -147,8 +188,18 @@ class InlineBus:
                 self._hand_over(client, order.done, None)
             except Exception as error:  # noqa: BLE001 - as above
                 failure = error if isinstance(error, DeviceError) else _defect(error)
-                self._hand_over(client, order.done, failure)
+                if not self._again(client, order, failure):
+                    self._hand_over(client, order.done, failure)
                 self._failed(client, failure)
+
+    def _again(self, client: Client, order: Order, failure: DeviceError) -> bool:
+        """Keep a failed order for another attempt, unless a newer one of its name waits already."""
+        if order.attempts <= 1 or failure.kind == 'read_only':
+            return False
+        order.attempts -= 1
+        order.not_before = self._clock.now() + order.wait
+        with self._lock:
+            return client.orders.setdefault(order.name, order) is order
 
     def _drop_expired(self, client: Client) -> None:
         with self._lock:
@@ -245,6 +296,8 @@ class Bus(InlineBus):
             nxt = self.run_due()
             leaving = [c for c in self._clients if c.removed or self._stopping]
             for client in leaving:
+                for order in client.orders.values():
+                    order.not_before = -inf
                 if client.orders and client.is_open:
                     self._run_orders(client)
                 self._close(client)
@@ -252,7 +305,8 @@ class Bus(InlineBus):
                 self._clients = [c for c in self._clients if c not in leaving]
                 if self._stopping and not self._clients:
                     return
-                if any(c.orders and c.is_open for c in self._clients) or any(c.removed for c in self._clients):
+                now = self._clock.now()
+                if any(c.has_order(now) or c.removed for c in self._clients):
                     continue
                 wait = min(nxt - self._clock.now(), 1.0)
                 if wait > 0 and not self._stopping:

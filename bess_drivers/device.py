@@ -8,8 +8,10 @@ answer; it never invents or repeats a value.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from math import nan
 from typing import ClassVar, Protocol
 
 from bess_core.values import BatteryReading, ConverterReading, Identity, MeterReading
@@ -21,6 +23,8 @@ class Role(Enum):
     BATTERY = 'battery'
     CONVERTER = 'converter'
     METER = 'meter'
+    IO = 'io'
+    CLIMATE = 'climate'
 
 
 class DeviceError(Exception):
@@ -33,6 +37,12 @@ class NoAnswer(DeviceError):
     """Nothing, or not enough, came within the time-out."""
 
     kind = 'timeout'
+
+
+class Silent(DeviceError):
+    """A device that talks by itself (CAN) has not been heard; listening goes on, nothing is reopened."""
+
+    kind = 'silent'
 
 
 class Disconnected(DeviceError):
@@ -80,10 +90,16 @@ class Counters:
     writes: int = 0
     reconnects: int = 0
     errors: dict[str, int] = field(default_factory=dict)  # DeviceError.kind -> count
+    round_trips: deque[float] = field(default_factory=lambda: deque(maxlen=512))  # s, of good requests
 
     def count(self, error: DeviceError) -> None:
         """Count one error by kind."""
         self.errors[error.kind] = self.errors.get(error.kind, 0) + 1
+
+    def round_trip(self, share: float) -> float:
+        """Time in s that this share of the last 512 good requests did not exceed; NaN without any."""
+        times = sorted(self.round_trips.copy())
+        return times[min(int(share * len(times)), len(times) - 1)] if times else nan
 
 
 class Device(Protocol):

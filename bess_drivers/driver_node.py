@@ -45,6 +45,7 @@ from .bus import Client, InlineBus, Order, bus_for
 from .device import DeviceError, Role
 from .driver_params import BatteryParams, ConverterParams, DriverParams, MeterParams
 from .gate import Gate, Setpoint
+from .modbus.link import ModbusLink, Ports
 
 CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
 MOVING_A = 5.0  # current from which a battery's values must move
@@ -80,8 +81,18 @@ class DriverNode(BessNode):
         self._moved_at = -inf
 
     def make_device(self) -> Any:
-        """The device object, from the device's part of the parameters."""
-        return self.DeviceClass(extract(self.DeviceClass.Params, self.params), read_only=self.params.read_only)
+        """The device object, from the device's part of the parameters.
+
+        Units that share a port share one connection; each keeps its own time-out, counters and `read_only`.
+        """
+        p, cls = self.params, self.DeviceClass
+        own = extract(cls.Params, p)
+        if not getattr(cls, 'shares_link', False):
+            return cls(own, read_only=p.read_only)
+        ports = self.ctx.shared.setdefault('ports', Ports())
+        return cls(own, read_only=p.read_only, link=ModbusLink(
+            p.address, timeout_s=p.timeout_s, read_only=p.read_only or getattr(cls, 'never_writes', False),
+            ports=ports))
 
     @classmethod
     def check(cls, parameters: Any) -> str:
@@ -106,7 +117,7 @@ class DriverNode(BessNode):
             name=self.get_name(), device=device, poll=lambda: device.read(self.clock.now()),
             period=inf if p.polling == 'lazy' else p.period,
             on_reading=partial(self._guarded, self._on_reading), on_error=partial(self._guarded, self._on_error),
-            on_identity=partial(self._guarded, self._on_identity))
+            on_identity=partial(self._guarded, self._on_identity), slow=getattr(device, 'read_slow', None))
         self._bus.add(self._client)
         if self.clock.simulated:
             bus = self._bus
@@ -197,7 +208,8 @@ class DriverNode(BessNode):
     def order(self, name: str, run: Any, done: Any, expires: float = inf) -> None:
         """Hand an order to the bus."""
         if self._bus is not None and self._client is not None:
-            self._bus.order(self._client, Order(name, run, partial(self._guarded, done), expires))
+            attempts, wait = getattr(self._client.device, 'write_attempts', (1, 0.0))
+            self._bus.order(self._client, Order(name, run, partial(self._guarded, done), expires, attempts, wait))
 
     def diagnostics(self) -> dict[str, Any]:
         """Traffic, for people."""
@@ -205,12 +217,23 @@ class DriverNode(BessNode):
         if c is None:
             return {}
         k = c.counters
+        now = self.clock.now()
+        wire = getattr(c.device, 'counters', None)
+        ages = c.device.ages(now) if hasattr(c.device, 'ages') else {}
         return {
             'address': self.params.address, 'device': f'{self.identity.manufacturer} {self.identity.model}'.strip(),
             'requests': k.requests, 'answers': k.ok, 'writes': k.writes, 'reconnects': k.reconnects,
             'round trip [ms]': f'{c.round_trip * 1e3:.1f}', 'age [s]': f'{self.clock.now() - self.reading.time:.2f}',
             'quality': Quality(self.reading.quality).name, 'read only': self.params.read_only,
-            **{f'errors {kind}': n for kind, n in k.errors.items()},
+            'round trip p50 [ms]': f'{k.round_trip(0.5) * 1e3:.1f}',
+            'round trip p99 [ms]': f'{k.round_trip(0.99) * 1e3:.1f}',
+            **{f'errors {kind}': n for kind, n in list(k.errors.items())},
+            **({} if wire is None or wire is k else {
+                'wire requests': wire.requests, 'wire writes': wire.writes,
+                'wire p50 [ms]': f'{wire.round_trip(0.5) * 1e3:.1f}',
+                'wire p99 [ms]': f'{wire.round_trip(0.99) * 1e3:.1f}',
+                **{f'wire errors {kind}': n for kind, n in list(wire.errors.items())}}),
+            **{f'age {name} [s]': f'{age:.2f}' for name, age in ages.items()},
         }
 
 
@@ -466,17 +489,18 @@ class MeterDriverNode(DriverNode):
         self._status.publish(meter_to_msg(self.reading, self.clock, self.name, self._message))
 
 
-_SHELLS: dict[Role, type[DriverNode]] = {
-    Role.BATTERY: BatteryDriverNode,
-    Role.CONVERTER: ConverterDriverNode,
-    Role.METER: MeterDriverNode,
-}
+def _shell(role: Role) -> type[DriverNode]:
+    if role in (Role.IO, Role.CLIMATE):
+        from .io_node import ClimateDriverNode, IoDriverNode  # it builds on this module
+
+        return IoDriverNode if role is Role.IO else ClimateDriverNode
+    return {Role.BATTERY: BatteryDriverNode, Role.CONVERTER: ConverterDriverNode, Role.METER: MeterDriverNode}[role]
 
 
 @cache
 def node_type(device_class: Any) -> type[DriverNode]:
     """Node class for a device class: the shell of its role with both sets of parameters."""
-    shell = _SHELLS[Role(device_class.role)]
+    shell = _shell(Role(device_class.role))
     params = merge(f'{device_class.__name__}NodeParams', shell.Shell, device_class.Params)
     return type(f'{device_class.__name__}Node', (shell,), {
         '__doc__': f'Driver node of {device_class.__name__}.', 'DeviceClass': device_class, 'Params': params})

@@ -77,6 +77,37 @@ class ConverterParams(DriverParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputParams(DriverParams):
+    """Parameters of a driver with leased outputs."""
+
+    longest_lease: float = param(3600.0, 's', 'a longer lease is refused', low=0.1, high=86400.0)
+    gate_period: float = param(0.1, 's', 'how often leases are looked at', low=0.01, high=60.0)
+    refresh: float = param(30.0, 's', 'a held value is written again after this time', low=0.1, high=86400.0)
+    frozen_after: float = param(0.0, 's', 'values that do not move at all for so long raise a fault; 0 = off',
+                                low=0.0, high=86400.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IoParams(OutputParams):
+    """Parameters of an I/O driver."""
+
+    period: float = param(0.2, 's', 'how often the device is polled', low=0.02, high=3600.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClimateParams(OutputParams):
+    """Parameters of a climate driver."""
+
+    period: float = param(2.0, 's', 'how often the device is polled', low=0.02, high=3600.0)
+    fallback_mode: str = param('unknown', doc='mode when nobody holds a lease; unknown = leave it as it is',
+                               choices=['unknown', 'off', 'heat', 'cool', 'auto', 'fan'])
+    fallback_temperature: float = param(float('nan'), 'degC', 'target when nobody holds a lease; NaN = leave it',
+                                        low=-50.0, high=100.0)
+    min_temperature: float = param(5.0, 'degC', 'lowest target that is accepted', low=-50.0, high=100.0)
+    max_temperature: float = param(40.0, 'degC', 'highest target that is accepted', low=-50.0, high=100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeterParams(DriverParams):
     """Parameters of a meter driver."""
 

@@ -236,6 +236,8 @@ class CarloGavazziMeter:
 
     Params: ClassVar[type] = CarloGavazziParams
     role: ClassVar[Role] = Role.METER
+    shares_link: ClassVar[bool] = True
+    never_writes: ClassVar[bool] = True
 
     def __init__(
         self, params: CarloGavazziParams, read_only: bool = False, *, link: ModbusLink | None = None

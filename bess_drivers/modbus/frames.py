@@ -13,6 +13,12 @@ from dataclasses import dataclass
 
 from pymodbus.framer import FramerRTU, FramerSocket
 from pymodbus.pdu import DecodePDU, ModbusPDU
+from pymodbus.pdu.bit_message import (
+    ReadCoilsRequest,
+    ReadDiscreteInputsRequest,
+    WriteMultipleCoilsRequest,
+    WriteSingleCoilRequest,
+)
 from pymodbus.pdu.register_message import (
     ReadHoldingRegistersRequest,
     ReadInputRegistersRequest,
@@ -22,12 +28,14 @@ from pymodbus.pdu.register_message import (
 
 from bess_drivers.device import BadChecksum, BadFrame, BadValue, Refused
 
-READ_HOLDING, READ_INPUT, WRITE_SINGLE, WRITE_MULTIPLE = 3, 4, 6, 16
-READS = (READ_HOLDING, READ_INPUT)
-MAX_READ, MAX_WRITE = (
-    125,
-    123,
-)  # registers per request (Modbus Application Protocol 1.1b3, 6.3 and 6.12)
+READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT = 1, 2, 3, 4
+WRITE_COIL, WRITE_SINGLE, WRITE_COILS, WRITE_MULTIPLE = 5, 6, 15, 16
+READS = (READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT)
+BIT_READS = (READ_COILS, READ_DISCRETE)
+BIT_WRITES = (WRITE_COIL, WRITE_COILS)
+COIL_ON = 0xFF00  # value of WRITE_COIL; 0 = off
+#: Most registers, and most coils, of one request (Modbus Application Protocol 1.1b3, 6.1 to 6.12).
+MAX_READ, MAX_WRITE, MAX_READ_BITS, MAX_WRITE_BITS = 125, 123, 2000, 1968
 MBAP_SIZE = 7  # transaction, protocol, length, unit
 
 EXCEPTIONS = {
@@ -71,13 +79,23 @@ class Request:
 
     def pdu_size(self) -> int:
         """Length of the right answer, function code to last data byte."""
-        return 2 + 2 * self.count if self.function in READS else 5
+        return 2 + self.data_size() if self.function in READS else 5
+
+    def data_size(self) -> int:
+        """Data bytes of the answer to a read."""
+        return (self.count + 7) // 8 if self.function in BIT_READS else 2 * self.count
 
     def pdu(self) -> ModbusPDU:
         """The request as pymodbus' object."""
+        if self.function in BIT_READS:
+            bits = ReadCoilsRequest if self.function == READ_COILS else ReadDiscreteInputsRequest
+            return bits(dev_id=self.unit, address=self.address, count=self.count)
         if self.function in READS:
             kind = ReadHoldingRegistersRequest if self.function == 3 else ReadInputRegistersRequest
             return kind(dev_id=self.unit, address=self.address, count=self.count)
+        if self.function in BIT_WRITES:
+            coils = WriteSingleCoilRequest if self.function == WRITE_COIL else WriteMultipleCoilsRequest
+            return coils(dev_id=self.unit, address=self.address, bits=[bool(v) for v in self.values])
         write = WriteSingleRegisterRequest if self.function == 6 else WriteMultipleRegistersRequest
         return write(dev_id=self.unit, address=self.address, registers=list(self.values))
 
@@ -93,7 +111,9 @@ def _check(unit: int, address: int, count: int, limit: int) -> None:
 
 def read_request(unit: int, function: int, address: int, count: int) -> Request:
     """A read. Raises `BadValue` for what no Modbus frame can ask."""
-    _check(unit, address, count, MAX_READ)
+    if function not in READS:
+        raise BadValue(f'function {function} is no read; reads are {", ".join(map(str, READS))}')
+    _check(unit, address, count, MAX_READ_BITS if function in BIT_READS else MAX_READ)
     return Request(unit, function, address, count)
 
 
@@ -105,6 +125,14 @@ def write_request(unit: int, address: int, values: Sequence[int], single: bool =
             raise BadValue(f'register value {value} is not in 0..65535')
     function = WRITE_SINGLE if single else WRITE_MULTIPLE
     return Request(unit, function, address, len(values), tuple(int(v) for v in values))
+
+
+def write_bits_request(unit: int, address: int, values: Sequence[int], single: bool = False) -> Request:
+    """A write of coils (0 or 1), FC15 or with `single` FC5. Raises `BadValue`."""
+    _check(unit, address, len(values), 1 if single else MAX_WRITE_BITS)
+    if any(value not in (0, 1) for value in values):
+        raise BadValue(f'coils are 0 or 1, not {list(values)}')
+    return Request(unit, WRITE_COIL if single else WRITE_COILS, address, len(values), tuple(int(v) for v in values))
 
 
 def encode_tcp(request: Request, transaction: int) -> bytes:
@@ -153,11 +181,17 @@ def decode_pdu(pdu: bytes, request: Request) -> list[int]:
     if len(pdu) != request.pdu_size():
         raise BadFrame(f'answer of {len(pdu)} bytes instead of {request.pdu_size()}')
     if request.function in READS:
-        if pdu[1] != 2 * request.count:
-            raise BadFrame(f'byte count {pdu[1]} instead of {2 * request.count}')
+        if pdu[1] != request.data_size():
+            raise BadFrame(f'byte count {pdu[1]} instead of {request.data_size()}')
+        if request.function in BIT_READS:
+            return [pdu[2 + i // 8] >> i % 8 & 1 for i in range(request.count)]
         return list(struct.unpack(f'>{request.count}H', pdu[2:]))
     address, echo = struct.unpack('>HH', pdu[1:])
-    wanted = request.values[0] if request.function == WRITE_SINGLE else request.count
+    wanted = request.count
+    if request.function == WRITE_SINGLE:
+        wanted = request.values[0]
+    elif request.function == WRITE_COIL:
+        wanted = COIL_ON * request.values[0]
     if (address, echo) != (request.address, wanted):
         raise BadFrame(
             f'write echoed as ({address}, {echo}) instead of ({request.address}, {wanted})'
@@ -173,7 +207,7 @@ def rtu_size(start: bytes, request: Request) -> int:
         return 5
     if start[1] != request.function:
         return 0
-    if request.function in READS and start[2] != 2 * request.count:
+    if request.function in READS and start[2] != request.data_size():
         return 0
     return request.pdu_size() + 3
 

@@ -31,7 +31,7 @@ from bess_drivers.device import (
 from bess_drivers.modbus import frames
 from bess_drivers.modbus.frames import ModbusRefused, Request
 
-__all__ = ['ModbusLink', 'ModbusRefused', 'parse_address']
+__all__ = ['ModbusLink', 'ModbusRefused', 'Ports', 'parse_address']
 
 
 class _Port(Protocol):
@@ -44,7 +44,7 @@ class _Port(Protocol):
 
     def close(self) -> None: ...
 
-    def exchange(self, request: Request) -> list[int]: ...
+    def exchange(self, request: Request, timeout_s: float = 0.0) -> list[int]: ...
 
 
 class TcpPort:
@@ -78,21 +78,22 @@ class TcpPort:
             self._socket.close()
         self._socket = None
 
-    def exchange(self, request: Request) -> list[int]:
-        """Send one request, wait for its answer."""
+    def exchange(self, request: Request, timeout_s: float = 0.0) -> list[int]:
+        """Send one request, wait for its answer (`timeout_s` instead of the port's own, 0 = that one)."""
+        timeout_s = timeout_s or self.timeout_s
         sock = self._socket
         if sock is None:
             raise Disconnected(f'not connected to {self.host}:{self.port}')
         self._transaction = self._transaction % 0xFFFF + 1
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + timeout_s
         try:
-            sock.settimeout(self.timeout_s)
+            sock.settimeout(timeout_s)
             sock.sendall(frames.encode_tcp(request, self._transaction))
             header = self._receive(sock, frames.MBAP_SIZE, deadline)
             size = frames.body_size(header, request, self._transaction)
             body = self._receive(sock, size, deadline)
         except TimeoutError as error:
-            raise NoAnswer(f'no answer within {self.timeout_s} s to {request}') from error
+            raise NoAnswer(f'no answer within {timeout_s} s to {request}') from error
         except OSError as error:
             raise Disconnected(f'connection to {self.host}:{self.port} lost: {error}') from error
         return frames.decode_pdu(body, request)
@@ -140,6 +141,8 @@ class RtuPort:
         self._lump_s = max(self._gap_s, 0.05)
         self._last_byte = 0.0
         self._doubt: dict[tuple[int, int, int], float] = {}  # (unit, function, count) -> until
+        self._late: dict[tuple[int, int, int], Request] = {}  # what may still be answered late
+        self.late_answers = 0  # that came and were thrown away
 
     @property
     def connected(self) -> bool:
@@ -163,12 +166,16 @@ class RtuPort:
             self._serial.close()
         self._serial = None
 
-    def exchange(self, request: Request) -> list[int]:
-        """Send one request, wait for its answer.
+    def exchange(self, request: Request, timeout_s: float = 0.0) -> list[int]:
+        """Send one request, wait for its answer (`timeout_s` instead of the port's own, 0 = that one).
+
+        The late answer of another unit or to another question, up to `quiet_s` after its time-out, is
+        thrown away, and the wait for the right one goes on.
 
         Raises `NoAnswer` without sending while a late answer could be taken for the one asked for
         (reads only). A write's late echo within `quiet_s` may confirm the next identical write.
         """
+        timeout_s = timeout_s or self.timeout_s
         port = self._serial
         if port is None:
             raise Disconnected(f'{self.path} is not open')
@@ -185,18 +192,19 @@ class RtuPort:
             frame = frames.encode_rtu(request)
             port.write(frame)
             on_wire = (len(frame) + request.pdu_size() + 3) * self._char_s
-            answer = self._receive(port, request, time.monotonic() + self.timeout_s + on_wire)
+            answer = self._receive(port, request, time.monotonic() + timeout_s + on_wire)
         except serial.SerialTimeoutException as error:
             raise NoAnswer(f'{self.path} does not accept bytes: {error}') from error
         except (OSError, termios.error) as error:  # termios.error is no OSError
             raise Disconnected(f'{self.path} is gone: {error}') from error
         if not answer:
             self._doubt[shape] = time.monotonic() + self.quiet_s
-            raise NoAnswer(f'no answer within {self.timeout_s} s to {request}')
+            self._late[shape] = request
+            raise NoAnswer(f'no answer within {timeout_s} s to {request}')
         wanted = frames.rtu_size(answer, request)
         if wanted > len(answer):
             raise NoAnswer(
-                f'{len(answer)} of {wanted} bytes within {self.timeout_s} s to {request}'
+                f'{len(answer)} of {wanted} bytes within {timeout_s} s to {request}'
             )
         return frames.decode_rtu(answer, request)
 
@@ -210,11 +218,12 @@ class RtuPort:
         """Bytes until the answer is whole; of anything else, all until a pause or the deadline."""
         data = b''
         while True:
+            data = self._without_late(data, request)
             wanted = frames.rtu_size(data, request)
             if (wanted and len(data) >= wanted) or len(data) > 260:
                 return data
             left = deadline - time.monotonic()
-            if data and not wanted:
+            if data and not wanted and not self._begins_late(data):
                 left = min(left, self._lump_s)
             if left <= 0 or not select.select([port.fileno()], [], [], left)[0]:
                 return data
@@ -223,6 +232,44 @@ class RtuPort:
                 raise Disconnected(f'{self.path} was closed by the other side')
             self._last_byte = time.monotonic()
             data += part
+
+
+    def _owed(self, data: bytes) -> list[int]:
+        """Lengths of late answers that these bytes may be the beginning of."""
+        now = time.monotonic()
+        self._late = {k: r for k, r in self._late.items() if self._doubt.get(k, 0.0) > now}
+        return [size for r in self._late.values() if (size := frames.rtu_size(data, r))]
+
+    def _begins_late(self, data: bytes) -> bool:
+        return bool(self._owed(data))
+
+    def _without_late(self, data: bytes, request: Request) -> bytes:
+        """The bytes without a whole late answer before them. What fits the open question is never taken away."""
+        while data and not frames.rtu_size(data, request):
+            size = next((n for n in self._owed(data) if len(data) >= n
+                         and frames.rtu_crc(data[:n - 2]) == data[n - 2:n]), 0)
+            if not size:
+                return data
+            self.late_answers += 1
+            data = data[size:]
+        return data
+
+
+class Ports:
+    """Ports that several units share: one per address, open as long as one link uses it."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, tuple[str, TcpPort | RtuPort, set[int]]] = {}
+
+    def take(self, address: str, timeout_s: float) -> tuple[TcpPort | RtuPort, set[int]]:
+        """The port of an address and who uses it. Raises ValueError for other line settings than before."""
+        where, _, options = address.partition('?')
+        if where not in self._ports:
+            self._ports[where] = (options, parse_address(address, timeout_s), set())
+        known, port, users = self._ports[where]
+        if known != options:
+            raise ValueError(f'{where} is used with other settings: ?{known} and ?{options}')
+        return port, users
 
 
 def parse_address(address: str, timeout_s: float) -> TcpPort | RtuPort:
@@ -265,32 +312,59 @@ class ModbusLink:
     that it cannot read.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 0.5, read_only: bool = False) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = 0.5, read_only: bool = False, ports: Ports | None = None
+    ) -> None:
         if not 0 < timeout_s < float('inf'):
             raise ValueError(f'timeout_s must be above 0, not {timeout_s}')
         self.address, self.timeout_s, self.read_only = address, timeout_s, read_only
         self.counters = Counters()
-        self._port: _Port = parse_address(address, timeout_s)
+        self._port: _Port
+        self._users: set[int] = set()
+        if ports is None:
+            self._port = parse_address(address, timeout_s)
+        else:
+            self._port, self._users = ports.take(address, timeout_s)
         self._opened = False
 
     def open(self) -> None:
         """Connect. Raises `Disconnected`."""
-        try:
-            self._port.open()
-        except DeviceError as error:
-            self.counters.count(error)
-            raise
+        self._users.add(id(self))
+        if not (len(self._users) > 1 and self._port.connected):
+            try:
+                self._port.open()
+            except DeviceError as error:
+                self.counters.count(error)
+                raise
         self.counters.reconnects += self._opened
         self._opened = True
 
     def close(self) -> None:
-        """Disconnect; never raises."""
-        self._port.close()
+        """Disconnect, unless another unit uses the same port; never raises."""
+        self._users.discard(id(self))
+        if not self._users:
+            self._port.close()
+
+    @property
+    def late_answers(self) -> int:
+        """Late answers that came on this port and were thrown away."""
+        return getattr(self._port, 'late_answers', 0)
 
     @property
     def connected(self) -> bool:
         """Whether the next request can go out without connecting first."""
         return self._port.connected
+
+    def read(self, unit: int, function: int, address: int, count: int) -> list[int]:
+        """`count` registers (FC3, FC4) or coils (FC1, FC2: 0 or 1 each) from `address` (as on the wire)."""
+        return self._exchange(frames.read_request(unit, function, address, count))
+
+    def write(self, unit: int, function: int, address: int, values: Sequence[int]) -> None:
+        """Write by function code 5, 6, 15 or 16. As `write_registers`."""
+        if function in frames.BIT_WRITES:
+            self._exchange(frames.write_bits_request(unit, address, values, function == frames.WRITE_COIL))
+        else:
+            self._exchange(frames.write_request(unit, address, values, function == frames.WRITE_SINGLE))
 
     def read_holding(self, unit: int, address: int, count: int) -> list[int]:
         """`count` holding registers (FC3) from `address` (from 0, as on the wire)."""
@@ -317,19 +391,24 @@ class ModbusLink:
             raise refusal
         if not self._port.connected:
             self.open()
+        self._users.add(id(self))
         self.counters.requests += 1
+        started = time.monotonic()
         try:
-            registers = self._port.exchange(request)
+            registers = self._port.exchange(request, self.timeout_s)
         except Refused as error:
             self.counters.count(error)
             raise
         except DeviceError as error:
-            self._port.close()
+            # A serial line that others use stays open: what comes late is known by its unit there.
+            if not (isinstance(error, NoAnswer) and isinstance(self._port, RtuPort) and len(self._users) > 1):
+                self._port.close()
             self.counters.count(error)
             raise
         except BaseException:  # an interrupt in mid-exchange leaves an answer on its way
             self._port.close()
             raise
+        self.counters.round_trips.append(time.monotonic() - started)
         self.counters.ok += 1
         self.counters.writes += request.function not in frames.READS
         return registers

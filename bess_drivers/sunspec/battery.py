@@ -113,6 +113,7 @@ class SunSpecBattery:
 
     Params: ClassVar[type] = SunSpecBatteryParams
     role: ClassVar[Role] = Role.BATTERY
+    shares_link: ClassVar[bool] = True
 
     def __init__(
         self,

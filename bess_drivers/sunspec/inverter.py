@@ -38,6 +38,7 @@ class SunSpecInverter:
 
     Params: ClassVar[type] = SunSpecInverterParams
     role: ClassVar[Role] = Role.CONVERTER
+    shares_link: ClassVar[bool] = True
 
     def __init__(
         self,

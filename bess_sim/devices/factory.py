@@ -234,12 +234,41 @@ def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) 
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
+def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.register_layouts import LAYOUTS
+
+    options = _options(config, unit_id=1, layout='')
+    if options['layout'] not in LAYOUTS:
+        raise ValueError(f'{config.kind}: layout must be one of {", ".join(LAYOUTS)}, not {options["layout"]!r}')
+    return ModbusDevice(LAYOUTS[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
+
+
+def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.can_bms import CanBmsSimulator
+
+    options = _options(config, cell_high=3.6, cell_low=2.7)
+    return CanBmsSimulator(plant, _unit_of(config), faults, config.address, **options)
+
+
+def _serial_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.serial_bms import KINDS
+    from bess_sim.devices.serial_line import SerialLine
+
+    kind, usual = KINDS[config.kind]
+    options = _options(config, unit_id=usual)
+    bms: Any = kind(plant, _unit_of(config), faults, options['unit_id'])
+    return SerialLine(link_path(config.address), faults, bms.answer)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
     'sunspec_battery': _sunspec_battery,
     'sunspec_inverter': _sunspec_inverter,
     'carlo_gavazzi': _carlo_gavazzi,
+    'registers': _registers,
+    'can_bms': _can_bms,
+    **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
 
 

@@ -69,6 +69,8 @@ class Units:
             return bytes([function | 0x80, DEVICE_FAILURE])
 
     def _execute(self, arrived: float, unit: int, function: int, data: bytes) -> bytes:
+        if function in (1, 2, 5, 15):
+            return self._execute_bits(arrived, unit, function, data)
         if function in (3, 4):
             address, count = struct.unpack('>HH', data)
             if not 1 <= count <= 125:
@@ -90,6 +92,34 @@ class Units:
             self._write(arrived, unit, address, list(struct.unpack(f'>{count}H', data[5:])))
             return bytes([function]) + data[:4]
         return bytes([function | 0x80, ILLEGAL_FUNCTION])
+
+    def _execute_bits(self, arrived: float, unit: int, function: int, data: bytes) -> bytes:
+        """Coils and discrete inputs, for maps that have them."""
+        registers = self.units[unit]
+        if not hasattr(registers, 'write_coils'):
+            return bytes([function | 0x80, ILLEGAL_FUNCTION])
+        if function in (1, 2):
+            address, count = struct.unpack('>HH', data)
+            if not 1 <= count <= 2000:
+                raise IllegalValue
+            bits = self._read(unit, function, address, count)
+            packed = bytearray((count + 7) // 8)
+            for i, bit in enumerate(bits):
+                packed[i // 8] |= bit << i % 8
+            return bytes([function, len(packed)]) + packed
+        if function == 5:
+            address, value = struct.unpack('>HH', data)
+            if value not in (0x0000, 0xFF00):
+                raise IllegalValue
+            values = [int(value != 0)]
+        else:
+            address, count, size = struct.unpack('>HHB', data[:5])
+            if not 1 <= count <= 1968 or size != (count + 7) // 8 or len(data) != 5 + size:
+                raise IllegalValue
+            values = [data[5 + i // 8] >> i % 8 & 1 for i in range(count)]
+        registers.write_coils(address, values)
+        self.writes.append((arrived, unit, address, tuple(values)))
+        return bytes([function]) + data[:4]
 
     def _read(self, unit: int, function: int, address: int, count: int) -> list[int]:
         if not self.faults.on('frozen_value'):
@@ -162,9 +192,9 @@ def split_rtu(buffer: bytes) -> tuple[bytes, bytes] | None:
     """
     if len(buffer) < 2:
         return None
-    if buffer[1] in (3, 4, 6):
+    if buffer[1] in (1, 2, 3, 4, 5, 6):
         size = 8
-    elif buffer[1] == 16:
+    elif buffer[1] in (15, 16):
         if len(buffer) < 7:
             return None
         size = 9 + buffer[6]

@@ -329,3 +329,115 @@ def test_one_bus_per_port(executor: Executor) -> None:
         for bus in shared['buses'].values():
             bus.stop()
     assert type(bus_for({}, 'x', SimClock(), executor.queue.put)) is InlineBus
+
+
+# -- slow points, repeated orders, fairness ----------------------------------------------------------
+
+
+def test_slow_requests_go_in_turn_and_only_when_nothing_else_is_due(
+        sim: tuple[SimClock, InlineBus], executor: Executor) -> None:
+    clock, bus = sim
+    log: list[str] = []
+    seens = []
+    for name in 'ab':
+        seen = Seen(name, clock, period=0.1)
+        poll = seen.client.poll
+        seen.client.poll = lambda name=name, poll=poll: (log.append(f'poll {name}'), poll())[1]
+        seen.client.slow = lambda now, name=name: (log.append(f'slow {name}'), now)[1]  # always due
+        bus.add(seen.client)
+        seens.append(seen)
+    run_to(clock, bus, executor, 1.0)
+    slow = [x for x in log if x.startswith('slow')]
+    assert slow[:6] == ['slow a', 'slow b'] * 3
+    assert len(slow) >= 80  # one per look at the bus
+    for before, what in zip(log, log[1:], strict=False):
+        assert (before, what) != ('slow a', 'slow a')
+    assert log.count('poll a') == log.count('poll b') >= 10
+
+
+def test_a_slow_request_that_fails_is_counted_and_comes_later(
+        sim: tuple[SimClock, InlineBus], executor: Executor) -> None:
+    clock, bus = sim
+    seen = Seen('a', clock, period=0.1)
+
+    def refused(now: float) -> float:
+        raise BadChecksum('crc')
+
+    seen.client.slow = refused
+    bus.add(seen.client)
+    run_to(clock, bus, executor, 2.0)
+    assert 4 <= seen.client.counters.errors['checksum'] <= 9
+    assert len(seen.readings) >= 19, 'the polls go on'
+
+
+def test_a_failed_order_is_tried_again_without_holding_the_bus(
+        sim: tuple[SimClock, InlineBus], executor: Executor) -> None:
+    clock, bus = sim
+    seen = Seen('a', clock, period=0.1)
+    bus.add(seen.client)
+    run_to(clock, bus, executor, 0.05)
+    tries: list[float] = []
+
+    def run() -> None:
+        tries.append(clock.now())
+        if len(tries) < 3:
+            raise BadChecksum('crc')
+
+    order = seen.order('o', run)
+    order.attempts, order.wait = 5, 0.5
+    bus.order(seen.client, order)
+    run_to(clock, bus, executor, 3.0)
+    assert tries == pytest.approx([0.05, 0.55, 1.05], abs=0.02)
+    assert seen.done == [('o', None)]
+    assert len(seen.readings) >= 25
+
+    def never() -> None:
+        raise BadChecksum('crc')
+
+    order = seen.order('n', never)
+    order.attempts, order.wait = 3, 0.1
+    bus.order(seen.client, order)
+    run_to(clock, bus, executor, 4.0)
+    assert [(n, type(e)) for n, e in seen.done[1:]] == [('n', BadChecksum)]
+
+
+def test_a_newer_order_replaces_the_repetition_of_an_older_one(
+        sim: tuple[SimClock, InlineBus], executor: Executor) -> None:
+    clock, bus = sim
+    seen = Seen('a', clock, period=0.1)
+    bus.add(seen.client)
+    run_to(clock, bus, executor, 0.05)
+    done: list[str] = []
+
+    def fail() -> None:
+        raise BadChecksum('crc')
+
+    old = seen.order('power', fail)
+    old.attempts, old.wait = 9, 0.2
+    bus.order(seen.client, old)
+    bus.order(seen.client, seen.order('power', lambda: done.append('new')))
+    run_to(clock, bus, executor, 3.0)
+    assert done == ['new']
+    assert [e is None for _, e in seen.done] == [True]
+
+
+def test_a_unit_that_answers_slowly_does_not_starve_the_others(executor: Executor, buses: list[Bus]) -> None:
+    clock = Clock()
+    bus = Bus('line', clock, executor.queue.put)
+    buses.append(bus)
+    slow, quick = Seen('slow', clock, period=0.02), Seen('quick', clock, period=0.02)
+    poll = slow.client.poll
+    slow.client.poll = lambda: (time.sleep(0.05), poll())[1]
+    bus.add(slow.client)
+    bus.add(quick.client)
+    executor.until(lambda: len(slow.readings) >= 10, 'polls of the slow one')
+    assert len(quick.readings) >= len(slow.readings) - 1
+
+
+def test_round_trip_percentiles(sim: tuple[SimClock, InlineBus], executor: Executor) -> None:
+    clock, bus = sim
+    seen = Seen('a', clock, period=0.1)
+    assert seen.client.counters.round_trip(0.5) != seen.client.counters.round_trip(0.5)  # NaN: none yet
+    seen.client.counters.round_trips.extend([0.01] * 97 + [0.5] * 3)
+    assert seen.client.counters.round_trip(0.5) == 0.01
+    assert seen.client.counters.round_trip(0.99) == 0.5

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from . import HEADER, code, table
 
-UNITS = ('V', 'A', 'W', 'var', 'VA', 'Hz', 's', 'degC', 'Ah', 'Wh', 'Ohm', 'W or A', 'currency', 'currency/kWh')
+UNITS = ('V', 'A', 'W', 'var', 'VA', 'Hz', 's', 'degC', 'Ah', 'Wh', 'Ohm', 'Pa', 'W or A', 'own unit', 'currency',
+         'currency/kWh')
 RANGE = re.compile(r'^(>= ?0\b.*|> ?0\b.*|-?\d+(\.\d+)?\.\.\d+.*)$')
 SIGN = re.compile(r'^\+ ?= ?.+$')
 UNKNOWN = re.compile(r'unknown|not known|not measured|NaN|""|empty = none|-inf|\+inf|phase absent|0 = no lease')

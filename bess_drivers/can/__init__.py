@@ -1,0 +1,1 @@
+"""Devices on a CAN bus: channels, frame sets, and batteries described by a DBC file."""
