@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from std_srvs.srv import SetBool, Trigger
 
-from bess.msg import FaultArray, Heartbeat, SystemState
-from bess.srv import SetMode
+from bess.msg import BatteryStatus, FaultArray, Heartbeat, MeterStatus, PowerProposal, SystemState
+from bess.srv import SetMode, SleepTimer
 from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import wall_stamp
@@ -22,7 +23,10 @@ from bess_core.params import extract, param
 from bess_core.ticker import Tick
 from bess_core.values import Severity
 
-from .site_state import Reply, SiteMachine, SiteParams
+from .site_journal import SiteJournal
+from .site_state import Reply, SiteMachine, SiteParams, SiteState
+from .storage_node import parts
+from .words import watts
 
 ANSWER_S = 2.0  # a lifecycle request without an answer for so long may be sent again
 
@@ -38,6 +42,19 @@ class SiteNodeParams(SiteParams):
         'does not pass through zero', low=0.0, high=10.0)
     timeout: float = param(1.5, 's', 'a node that is silent for so long is lost', low=0.2, high=60.0)
     period: float = param(0.1, 's', 'how often nodes are looked at', low=0.02, high=10.0)
+    idle_batteries: list[str] = param(
+        [], '', 'batteries whose power, setpoint and plan tell whether the site is idle; empty = those of the power '
+        'managers', ref='battery')
+    idle_power: float = param(100.0, 'W', 'less than this asked or flowing is idle', low=0.0, high=1e9)
+    wake_ahead: float = param(30.0, 's', 'so long before a planned power the site wakes', low=0.0, high=3600.0)
+    wake_meter: str = param('', '', 'meter that wakes the site when more than wake_power flows', ref='meter')
+    wake_power: float = param(500.0, 'W', 'magnitude at wake_meter that is a demand', low=0.0, high=1e9)
+    sleep_switch: str = param(
+        '', '', 'SetBool service (relative to the site) called with true when the site has fallen asleep and false '
+        'when it wakes, e.g. the relay that lets a BMS sleep; empty = none')
+    leave_delay: float = param(2.0, 's', 'time between REBOOT and the command, in which all goes to zero',
+                               low=0.1, high=60.0)
+    reboot_command: list[str] = param([], '', 'program and arguments that restart the machine; empty = refused')
 
 
 class SiteNode(BessNode):
@@ -51,7 +68,11 @@ class SiteNode(BessNode):
         nodes = ctx.site.nodes if ctx.site is not None else ()
         required = [n.name for n in nodes if n.required and n.name != name]
         modes = [n.name for n in nodes if n.role == 'mode']
-        self._driven = {n.name: n.role for n in nodes if n.role in ('converter', 'mode')}
+        self._driven = {n.name: n.role for n in nodes if n.role in ('converter', 'mode', 'storage')}
+        # A storage node switches its own converter; the site only sees to it when that node is gone.
+        self._switched_by = {parts(n.params, ctx.site)[1]: n.name for n in nodes if n.role == 'storage'}
+        self._idle_batteries = list(parameters.idle_batteries) or [n.params.battery for n in nodes
+                                                                   if n.role == 'manager']
         self._file = ctx.state_dir / f'{name}.json'
         self._machine = SiteMachine(
             extract(SiteParams, parameters), required, modes, parameters.mode, self.clock.now(), parameters.modes)
@@ -64,19 +85,37 @@ class SiteNode(BessNode):
         self._latched: set[str] = set()
         self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
         self._state = self.create_publisher(SystemState, self.ctx.topic('system_state'), qos.STATE)
+        self._transitions = self.create_publisher(SystemState, self.ctx.topic('site_transitions'), qos.EVENT)
+        self._journal = SiteJournal(self.ctx.state_dir / f'{self.name}_states.jsonl')
+        self._demands: dict[str, tuple[float, str]] = {}  # who -> (until when, what) is asked or flows
+        self._left = False
+        self._switch_told: bool | None = None
+        self._switch_asked = -inf
         self._own: list[Any] = [
             self.create_subscription(Heartbeat, self.ctx.topic('heartbeat'), self._on_heartbeat, qos.EVENT),
             self.create_subscription(FaultArray, self.ctx.topic('faults'), self._on_faults, qos.FAULTS),
+            self.create_subscription(PowerProposal, self.ctx.topic('proposals'), self._on_proposal, qos.EVENT),
+            *(self.create_subscription(BatteryStatus, self.ctx.topic(f'{name}/status'),
+                                       partial(self._on_battery, name), qos.MEASUREMENT)
+              for name in self._idle_batteries),
         ]
+        p = self.params
+        if p.wake_meter:
+            self._own.append(self.create_subscription(
+                MeterStatus, self.ctx.topic(f'{p.wake_meter}/status'), self._on_meter, qos.MEASUREMENT))
         self._offered = [
             self.create_service(Trigger, '~/start', self._on_start),
             self.create_service(Trigger, '~/stop', self._on_stop),
             self.create_service(SetMode, '~/set_mode', self._on_set_mode),
             self.create_service(SetBool, '~/set_maintenance', self._on_maintenance),
+            self.create_service(SleepTimer, '~/sleep', self._on_sleep),
+            self.create_service(Trigger, '~/restart', partial(self._on_leave, SiteState.RESTART)),
+            self.create_service(Trigger, '~/reboot', partial(self._on_leave, SiteState.REBOOT)),
         ]
         self._lifecycle = {
             name: self.create_client(ChangeState, self.ctx.topic(f'{name}/change_state')) for name in self._driven
         }
+        self._switch = self.create_client(SetBool, self.ctx.topic(p.sleep_switch)) if p.sleep_switch else None
         self.every(self.params.period, self._look, phase=2)
         self._publish_state()
 
@@ -88,9 +127,14 @@ class SiteNode(BessNode):
             self.destroy_service(service)
         for client in getattr(self, '_lifecycle', {}).values():
             self.destroy_client(client)
+        switch = getattr(self, '_switch', None)
+        if switch is not None:
+            self.destroy_client(switch)
+            self._switch = None
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:
             self.destroy_publisher(self._state)
+            self.destroy_publisher(self._transitions)
             self._state = None  # type: ignore[assignment]
 
     # -- what happens ------------------------------------------------------------------------------
@@ -135,7 +179,10 @@ class SiteNode(BessNode):
                 self._apply(self._machine.node_active(name, now))
             elif not alive and name not in missing:
                 self._apply(self._machine.node_lost(name, now, 'silent' if state == 0 else 'not configured'))
+        self._apply(self._machine.look(now, self._demand(now)))
         self._drive(now)
+        self._drive_switch(now)
+        self._leave(now)
 
     def _drive(self, now: float) -> None:
         """Bring converters and modes to where the state wants them, one request at a time per node."""
@@ -145,7 +192,11 @@ class SiteNode(BessNode):
             self._outgoing.clear()  # nobody takes over
         self._outgoing = {m: until for m, until in self._outgoing.items() if until > now and m not in modes}
         for name, role in self._driven.items():
-            wanted = running and (role == 'converter' or name in modes or name in self._outgoing)
+            wanted = running and (role in ('converter', 'storage') or name in modes or name in self._outgoing)
+            owner = self._switched_by.get(name)
+            if owner is not None and (running or self._lifecycle_of(owner) in (
+                    State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)):
+                continue
             state = self._lifecycle_of(name)
             if state not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
                 continue
@@ -184,14 +235,99 @@ class SiteNode(BessNode):
             self.log.info('site state', state=t.state.name, previous=t.previous.name, cause=t.cause)
             self._save()
             self._publish_state()
+            self._transitions.publish(self._state_message)
+            self._write_journal(t)
             self._drive(self.clock.now())
         return reply
+
+    def _write_journal(self, transition: Any) -> None:
+        try:
+            self._journal.write(transition, self.clock.to_wall(transition.time))
+        except OSError as error:  # a full disk must not stop the site
+            self.raise_fault('site.journal', Severity.WARNING, f'transition is not in the journal: {error}')
+        else:
+            self.clear_fault('site.journal')
+
+    # -- idle, sleep, leaving ----------------------------------------------------------------------
+
+    def _on_battery(self, name: str, m: BatteryStatus) -> None:
+        now, least = self.clock.now(), self.params.idle_power
+        until = now + self.params.timeout
+        self._demands.pop(f'{name} planned', None)
+        if abs(m.setpoint) > least:
+            self._demands[name] = (until, f'{m.setpoint_source or name} asks {watts(m.setpoint)}')
+        elif abs(m.power) > least:
+            self._demands[name] = (until, f'{name} is at {watts(m.power)}')
+        at = m.next_change.sec + 1e-9 * m.next_change.nanosec
+        if abs(m.next_power) > least and 0.0 < at <= self.clock.wall() + self.params.wake_ahead:
+            self._demands[f'{name} planned'] = (until, f'{name} has {watts(m.next_power)} planned')
+
+    def _on_proposal(self, message: PowerProposal) -> None:
+        if abs(message.preferred_power) > self.params.idle_power and isfinite(message.lease):
+            self._demands[message.source] = (self.clock.now() + min(message.lease, 60.0),
+                                             f'{message.source} asks {watts(message.preferred_power)}')
+
+    def _on_meter(self, message: MeterStatus) -> None:
+        if message.quality == MeterStatus.QUALITY_OK and abs(message.active_power) > self.params.wake_power:
+            self._demands[self.params.wake_meter] = (
+                self.clock.now() + self.params.timeout,
+                f'{self.params.wake_meter} is at {message.active_power:.0f} W')
+
+    def _demand(self, now: float) -> str:
+        self._demands = {who: d for who, d in self._demands.items() if d[0] > now}
+        return next((what for _, what in self._demands.values()), '')
+
+    def _drive_switch(self, now: float) -> None:
+        """The relay that lets batteries sleep: on when all converters are off, off as soon as the site wakes."""
+        if self._switch is None:
+            return
+        asleep = self._machine.asleep and not any(
+            self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode')
+        if asleep is self._switch_told or (self._switch_told is None and not asleep):
+            return
+        if now - self._switch_asked < ANSWER_S or not self._switch.service_is_ready():
+            return
+        self._switch_asked = now
+        self._switch.call_async(SetBool.Request(data=asleep)).add_done_callback(partial(self._on_switch, asleep))
+
+    def _on_switch(self, asleep: bool, future: Any) -> None:
+        result = future.result()
+        ok = result is not None and result.success
+        self._switch_asked = -inf if ok else self._switch_asked
+        self._switch_told = asleep if ok else self._switch_told
+        self.set_fault(not ok, 'site.sleep_switch', Severity.WARNING,
+                       f'{self.params.sleep_switch} did not switch: {getattr(result, "message", "no answer")}')
+
+    def _on_sleep(self, request: SleepTimer.Request, response: SleepTimer.Response) -> SleepTimer.Response:
+        reply = self._apply(self._machine.sleep(request.duration, self.clock.now()))
+        response.accepted, response.message = reply.accepted, reply.message
+        return response
+
+    def _on_leave(self, target: SiteState, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if target is SiteState.REBOOT and not self.params.reboot_command:
+            response.message = 'refused: no reboot_command is configured'
+            return response
+        reply = self._apply(self._machine.leave(target, self.clock.now()))
+        response.success, response.message = reply.accepted, reply.message
+        return response
+
+    def _leave(self, now: float) -> None:
+        """REBOOT: the command, once, when all has gone to zero. RESTART is the supervisor's, who hears the state."""
+        m = self._machine
+        if m.state is not SiteState.REBOOT or self._left or now - m.since < self.params.leave_delay:
+            return
+        self._left = True
+        try:
+            subprocess.Popen(list(self.params.reboot_command), start_new_session=True, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            self.raise_fault('site.reboot', Severity.ERROR, f'reboot_command failed: {error}')
 
     def _publish_state(self) -> None:
         m = self._machine
         message = SystemState(state=int(m.state), previous=int(m.previous), cause=m.cause, mode=m.mode,
                               modes=list(m.beside), missing=list(m.missing))
         message.header.stamp = wall_stamp(self.clock.to_wall(m.since))
+        self._state_message = message
         self._state.publish(message)
 
     # -- orders ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from math import inf, isfinite
 
 from bess_core.params import param
 
@@ -37,6 +38,9 @@ class SiteParams:
     autostart: bool = param(True, '', 'go to RUN by itself when all required nodes are active')
     resume_after_clear: bool = param(
         False, '', 'after a critical fault was cleared go on as before instead of waiting for start')
+    sleep_after: float = param(
+        0.0, 's', 'fall asleep when nothing was asked and nothing flowed for so long; 0 = never', low=0.0, high=1e7)
+    wake_on_demand: bool = param(True, '', 'wake by itself when something is asked while asleep')
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ class _Site:
     mode: str = ''
     beside: tuple[str, ...] = ()  # modes that act beside the main one
     wants_run: bool = False
+    asleep: bool = False  # wants to run, but sleeps meanwhile
+    wake_at: float = inf  # s, when a sleep with a timer is over
+    busy: float = -inf  # s, when something was asked or flowed last
     missing: frozenset[str] = frozenset()
     critical: tuple[tuple[str, str], ...] = ()  # (key, text) in order of appearance
 
@@ -157,7 +164,7 @@ class SiteMachine:
             return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
         if site.critical:
             return Reply(False, f'refused: critical fault latched: {site.critical[0][1]}')
-        self._site = replace(site, wants_run=True)
+        self._site = replace(site, wants_run=True, asleep=False, wake_at=inf, busy=now)
         if site.state is SiteState.RUN:
             return Reply(True, 'already running')
         if site.missing:
@@ -166,7 +173,7 @@ class SiteMachine:
 
     def stop(self, now: float, by: str = 'operator') -> Reply:
         """Stop; accepted in every state. Afterwards nothing starts again without `start`."""
-        self._site = replace(self._site, wants_run=False)
+        self._site = replace(self._site, wants_run=False, asleep=False, wake_at=inf)
         if self._site.state is SiteState.RUN:
             return self._enter(SiteState.SLEEP, f'stop by {by}', now, 'stopped')
         return Reply(True, f'stopped; the site stays in {self._site.state.name}')
@@ -197,10 +204,48 @@ class SiteMachine:
             return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
         if on is (site.state is SiteState.MAINTENANCE):
             return Reply(True, f'maintenance is already {"on" if on else "off"}')
-        self._site = replace(site, wants_run=False)
+        self._site = replace(site, wants_run=False, asleep=False, wake_at=inf)
         if on:
             return self._enter(SiteState.MAINTENANCE, f'maintenance by {by}', now, 'locked out')
         return self._settle(f'maintenance ended by {by}', now, 'released', leave=True)
+
+    def sleep(self, duration: float, now: float, by: str = 'operator') -> Reply:
+        """Sleep for `duration` s, or with 0 until a start or a demand; the wish to run stays."""
+        site = self._site
+        if not (isfinite(duration) and duration >= 0.0):
+            return Reply(False, f'refused: duration is {duration} s, must be 0 or more')
+        if site.state is not SiteState.RUN and not (site.state is SiteState.SLEEP and site.asleep):
+            return Reply(False, f'refused in {site.state.name}: only a site in RUN, or asleep, can be sent to sleep')
+        self._site = replace(site, asleep=True, wake_at=now + duration if duration else inf)
+        until = f'for {duration:g} s' if duration else 'until start or demand'
+        return self._enter(SiteState.SLEEP, f'sleep {until} by {by}', now, f'sleeps {until}')
+
+    def look(self, now: float, demand: str = '') -> Reply:
+        """Automatic sleep and waking. `demand`: what is asked or flows now, in words; '' = nothing."""
+        site = self._site
+        if demand or site.state is not SiteState.RUN:
+            self._site = replace(site, busy=now)
+        if site.state is SiteState.RUN:
+            after = self.params.sleep_after
+            if not demand and after > 0.0 and now - max(site.busy, site.since) >= after:
+                self._site = replace(self._site, asleep=True, wake_at=inf)
+                return self._enter(SiteState.SLEEP, f'idle for {after:g} s', now, 'asleep')
+        elif site.state is SiteState.SLEEP and site.asleep:
+            # A sleep that somebody ordered for a time lasts that time; only an open one ends by demand.
+            if now >= site.wake_at:
+                return self._wake('sleep timer is over', now)
+            if demand and self.params.wake_on_demand and site.wake_at == inf:
+                return self._wake(f'demand: {demand}', now)
+        return Reply(True, 'nothing to do')
+
+    def _wake(self, cause: str, now: float) -> Reply:
+        self._site = replace(self._site, asleep=False, wake_at=inf, busy=now)
+        return self._settle(cause, now, 'awake')
+
+    @property
+    def asleep(self) -> bool:
+        """True while the site sleeps although it is wanted to run."""
+        return self._site.asleep and self._site.state is SiteState.SLEEP
 
     def leave(self, target: SiteState, now: float, by: str = 'operator') -> Reply:
         """Announce REBOOT or RESTART; final for this process."""
@@ -236,6 +281,7 @@ class SiteMachine:
         """A critical fault latched; `key` names it uniquely, e.g. "battery_a/jbd.short_circuit"."""
         site = self._site
         wants_run = site.wants_run and self.params.resume_after_clear
+        site = replace(site, asleep=site.asleep and wants_run)
         if key not in self.critical:
             site = replace(site, critical=(*site.critical, (key, text)))
         self._site = replace(site, wants_run=wants_run)
@@ -264,7 +310,7 @@ class SiteMachine:
             # Nodes that have never been there are no error, only a start that is not finished.
             target = SiteState.INIT if site.state is SiteState.INIT else SiteState.ERROR
         else:
-            target = SiteState.RUN if site.wants_run else SiteState.SLEEP
+            target = SiteState.RUN if site.wants_run and not site.asleep else SiteState.SLEEP
         return self._enter(target, cause, now, message)
 
     def _enter(self, target: SiteState, cause: str, now: float, message: str) -> Reply:

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from lifecycle_msgs.msg import State
 
-from bess.msg import Heartbeat
+from bess.msg import Heartbeat, SystemState
 
 from . import log, overlay, qos
 from .overlay import OverlayError
@@ -31,6 +32,7 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S, STABLE_S = 0.1, 30.0, 60.0
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
 CONFIGURED = (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
 STOP_S = 8.0  # how long a process may take to end in order
+RESTART_S = 1.0  # from the announcement of a restart to the end of the processes: all goes to zero meanwhile
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Group:
     starts: int = 0
     backoff: float = BACKOFF_FIRST_S
     started: float = 0.0
+    restart_at: float = inf  # monotonic s from which the process is ended and started again, as ordered
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
     configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
     told_fd: int = -1  # pipe from the process: b'1' once all its nodes are up, b'.' as long as its executor lives
@@ -75,6 +78,7 @@ class Supervisor:
         }
         self._group_of = {n.name: self.groups[n.process] for n in site.nodes}
         node.create_subscription(Heartbeat, f'{site.namespace}/heartbeat', self._on_heartbeat, qos.EVENT)
+        node.create_subscription(SystemState, f'{site.namespace}/site_transitions', self._on_transition, qos.EVENT)
 
     def start(self) -> None:
         """Start all groups; returns at once."""
@@ -130,6 +134,13 @@ class Supervisor:
             self._group_of = {n.name: self.groups[n.process] for n in self.site.nodes}
         self.log.info('topology', revision=stored.revision, nodes=len(self.site.nodes))
 
+    def _on_transition(self, message: SystemState) -> None:
+        """A site that goes to RESTART has all its processes ended in order and started again."""
+        if message.state == SystemState.RESTART:
+            self.log.warning('restart', cause=message.cause)
+            for group in self.groups.values():
+                group.restart_at = time.monotonic() + RESTART_S
+
     def _supervise(self, group: Group) -> None:
         while not self._cancelled.is_set():
             self._launch(group)
@@ -175,6 +186,9 @@ class Supervisor:
                 self.log.error('process died', process=group.name, code=code)
                 return
             now = time.monotonic()
+            if now >= group.restart_at:
+                group.restart_at, group.backoff = inf, BACKOFF_FIRST_S
+                return
             self._listen(group, now)
             missing = [n for n in group.nodes if n not in group.configured]
             if not missing and not group.active:
