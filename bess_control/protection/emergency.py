@@ -8,20 +8,10 @@ machine: either the local reset input (a rising edge), or the token that only th
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """State of the emergency stop. `changed` in s, wall clock."""
-
-    active: bool = False
-    cause: str = ''
-    source: str = ''
-    changed: float = 0.0
+from bess_core.emergency import Stop
 
 
 class EmergencyStop:
@@ -103,19 +93,3 @@ class EmergencyStop:
         """Plain JSON values."""
         s = self.stop
         return {'active': s.active, 'cause': s.cause, 'source': s.source, 'changed': s.changed}
-
-
-def restored(data: Any, wall: float) -> Stop:
-    """What `to_dict` gave. A record that cannot be read may have been a stop: it counts as one."""
-    try:
-        if not isinstance(data, Mapping):
-            raise TypeError('not a mapping')
-        active, cause, source, changed = (data[k] for k in ('active', 'cause', 'source', 'changed'))
-        if not isinstance(active, bool) or not isinstance(cause, str) or not isinstance(source, str):
-            raise TypeError('wrong types')
-        if isinstance(changed, bool) or not isfinite(changed):
-            raise TypeError('changed is no time')
-        return Stop(active, cause, source, float(changed))
-    except (KeyError, TypeError) as error:
-        return replace(Stop(), active=True, cause=f'the stored state cannot be read: {error}', source='stored',
-                       changed=wall)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bess_control.protection.emergency import EmergencyStop, Stop, restored
+from bess_control.protection.emergency import EmergencyStop
 from bess_control.protection.feeding import FeedRule
+from bess_core.emergency import FILE, Stop, load, restored, save
 
 
 def test_pressed_once_stays_until_the_right_token() -> None:
@@ -78,10 +80,16 @@ def test_the_reset_input_does_not_overrule_a_pressed_input() -> None:
     assert e.stop.active
 
 
-def test_kept_over_a_restart() -> None:
+def test_kept_over_a_restart(tmp_path: Path) -> None:
+    assert load(tmp_path, 1.0) == Stop(), 'never pressed'
     e = EmergencyStop()
     e.press('input', 'smoke', 5.0)
-    assert restored(e.to_dict(), 9.0) == e.stop
+    save(tmp_path, e.to_dict())
+    assert load(tmp_path, 9.0) == e.stop
+    (tmp_path / FILE).write_bytes(b'\xff{')
+    assert load(tmp_path, 9.0).active
+    (tmp_path / FILE).write_text('{"active": fal')
+    assert load(tmp_path, 9.0).active
 
 
 @pytest.mark.parametrize('bad', [None, 3, [], {}, {'active': 'no', 'cause': '', 'source': '', 'changed': 0},
