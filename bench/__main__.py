@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: measure, print, save. Parts: allocation, relay, can_bus, site, day."""
+"""`python -m bench [PART ...]`: measure, print, save. Parts: allocation, relay, can_bus, emergency, site, day."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'relay', 'can_bus', 'site', 'day')
+PARTS = ('allocation', 'relay', 'can_bus', 'emergency', 'site', 'day')
 
 
 def main() -> int:

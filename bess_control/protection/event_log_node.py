@@ -40,7 +40,7 @@ class EventLogNode(BessNode):
         self._own: list[tuple[Callable[[Any], Any], Any]] = [
             (self.destroy_subscription, self.create_subscription(Event, topic('events'), self._on_event, qos.EVENT)),
             (self.destroy_subscription, self.create_subscription(SystemState, topic('system_state'), self._on_state,
-                                                                 qos.STATE)),
+                                                                 qos.FAULTS)),
             (self.destroy_service, self.create_deferred_service(QueryEvents, '~/query', self._on_query)),
         ]
 

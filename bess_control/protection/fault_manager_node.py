@@ -75,17 +75,17 @@ class FaultManagerNode(BessNode):
         self._overview = self.create_publisher(FaultOverview, '~/overview', qos.STATE)
         self._proposals = self.create_publisher(PowerProposal, topic('proposals'), qos.EVENT)
         self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
-        self._clients: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}
         for name, service in ((p.manager, 'stop'), (p.site, 'stop')):
             if name:
-                self._clients[f'{name}/{service}'] = self.create_client(Trigger, topic(f'{name}/{service}'))
+                self._actors[f'{name}/{service}'] = self.create_client(Trigger, topic(f'{name}/{service}'))
         if p.emergency_stop:
-            self._clients[f'{p.emergency_stop}/trigger'] = self.create_client(
+            self._actors[f'{p.emergency_stop}/trigger'] = self.create_client(
                 TriggerEmergencyStop, topic(f'{p.emergency_stop}/trigger'))
         self._own: list[tuple[Callable[[Any], Any], Any]] = [
             (self.destroy_publisher, self._overview), (self.destroy_publisher, self._proposals),
             (self.destroy_publisher, self._events),
-            *((self.destroy_client, c) for c in self._clients.values()),
+            *((self.destroy_client, c) for c in self._actors.values()),
             (self.destroy_service, self.create_service(AcknowledgeFault, '~/acknowledge', self._on_acknowledge)),
             (self.destroy_subscription, self.create_subscription(FaultArray, topic('faults'), self._on_faults,
                                                                  qos.FAULTS)),
@@ -176,7 +176,7 @@ class FaultManagerNode(BessNode):
 
     def _act(self, service: str, request: Any) -> None:
         """Call a service, again every ANSWER_S while the action is asked for."""
-        client, now = self._clients.get(service), self.clock.now()
+        client, now = self._actors.get(service), self.clock.now()
         if client is None or now - self._called.get(service, -inf) < ANSWER_S:
             return
         ready = client.service_is_ready()
