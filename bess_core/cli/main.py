@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = ('up', 'sim', 'status', 'watch', 'nodes', 'faults', 'mode', 'call', 'schedule', 'record', 'replay',
-            'doctor', 'inject', 'probe', 'device')
+            'doctor', 'inject', 'probe', 'device', 'events', 'emergency')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
