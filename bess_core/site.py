@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from . import params, plugins
+from . import params, plugins, site_changes
 from .params import Problem, param
 from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
 
@@ -22,7 +22,7 @@ NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
-NODE_KEYS = ('type', 'process', 'required')
+NODE_KEYS = ('type', 'process', 'required')  # and `feature`, which is gone when nodes are made
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class SiteParams:
     description: str = param('', doc='one line for people')
     namespace: str = param('', doc='ROS namespace; empty = /<name>')
     log_level: str = param('info', doc='lowest level in the log files', choices=['debug', 'info', 'warning', 'error'])
+    features: dict[str, Any] = param({}, doc='switches: name -> true or false; a node with `feature: NAME` is left out '
+                                     'where its switch is off')
     parameter_services: bool = param(False, doc='offer the ROS parameter services of every node (1 MB each)')
     heartbeat: float = param(0.25, 's', 'period of the sign of life of each node', low=0.05, high=5.0)
     heartbeat_timeout: float = param(
@@ -161,11 +163,14 @@ def site_folders() -> list[Path]:
 
 
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
-         check_simulation: bool = False) -> Site:
+         check_simulation: bool = False, recorded: Iterable[str] | None = None) -> Site:
     """Read and check a site file. `overrides` are ``nodes.meter.address=tcp://...`` settings that win over
     the file; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
     section (by whoever simulates: entry point ``check`` of ``bess.simulation``). Raises `SiteError` with
-    one message per mistake."""
+    one message per mistake.
+
+    `recorded`: changes of parameters made on the running site, applied before `overrides`; None = those of
+    the state folder that `variables` names."""
     try:
         text = read_text(path)
     except UnreadableFile as error:
@@ -176,6 +181,13 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
         raise SiteError(reader.messages)
     if not isinstance(raw, dict):
         raise SiteError([f'{path}:1: a site file is a mapping with the keys {", ".join(SECTIONS)}'])
+    if recorded is None:
+        try:
+            recorded = site_changes.overrides(Path(variables['state'])) if variables and 'state' in variables else ()
+        except site_changes.ChangesError as error:
+            raise SiteError([str(error)]) from error
+    for override in recorded:
+        _override(reader, raw, override, 'recorded parameter')
     for override in overrides:
         _override(reader, raw, override)
     raw = _substitute(reader, raw, dict(variables or {}), ())
@@ -183,6 +195,7 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
         if key not in SECTIONS:
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
     site_params = build(reader, SiteParams, raw.get('site') or {}, ('site',))
+    _leave_out(reader, raw, dict(site_params.features) if site_params is not None else {})
     specs = _nodes(reader, raw.get('nodes'))
     unusable = _names(raw.get('nodes')) - {s.name for s in specs}
     simulation = {} if raw.get('simulation') is None else raw['simulation']
@@ -217,24 +230,41 @@ def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
         reader.say(('simulation',), str(error))
 
 
-def _override(reader: LineReader, raw: dict[str, Any], override: str) -> None:
+def _leave_out(reader: LineReader, raw: dict[str, Any], features: dict[str, Any]) -> None:
+    """Take out the nodes of features that are off."""
+    for name, value in features.items():
+        if not isinstance(value, bool):
+            reader.say(('site', 'features', name), 'must be true or false')
+    nodes = raw.get('nodes')
+    for name, entry in list(nodes.items()) if isinstance(nodes, dict) else ():
+        if not isinstance(entry, dict) or 'feature' not in entry:
+            continue
+        feature = entry.pop('feature')
+        if feature not in features:
+            reader.say(('nodes', name), f'unknown feature {feature!r}; allowed: {", ".join(features) or "none"} '
+                       '(site.features)', 'feature')
+        elif features[feature] is False:
+            del nodes[name]
+
+
+def _override(reader: LineReader, raw: dict[str, Any], override: str, origin: str = '--set') -> None:
     path, equals, value = override.partition('=')
     keys = path.split('.')
     if not equals or len(keys) < 2:
-        reader.messages.append(f'--set {override}: must look like nodes.meter.address=tcp://127.0.0.1:502')
+        reader.messages.append(f'{origin} {override}: must look like nodes.meter.address=tcp://127.0.0.1:502')
         return
     target: Any = raw
     for key in keys[:-1]:
         target = target.setdefault(key, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            reader.messages.append(f'--set {override}: {key!r} is not a mapping')
+            reader.messages.append(f'{origin} {override}: {key!r} is not a mapping')
             return
     own = LineReader('')
     plain = own.read(value)
-    reader.messages += [f'--set {override}: {message.split(": ", 1)[1]}' for message in own.messages]
+    reader.messages += [f'{origin} {override}: {message.split(": ", 1)[1]}' for message in own.messages]
     if not own.messages:
         target[keys[-1]] = plain
-        reader.given[tuple(keys)] = f'--set {override}'
+        reader.given[tuple(keys)] = f'{origin} {override}'
 
 
 def _substitute(reader: LineReader, value: Any, variables: dict[str, str], path: Path_) -> Any:

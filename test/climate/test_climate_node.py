@@ -47,7 +47,7 @@ class Cabinet:
 def test_a_cold_cabinet_is_heated_and_not_charged_until_it_is_warm(graph: Any) -> None:
     c = Cabinet(graph)
     c.temperatures = [-5.0, 3.0]
-    graph.wait(lambda: c.value('heater') == 1.0 and c.value('fan') == 0.0, 'heats')
+    graph.wait(lambda: c.value('heater') == 1.0 and 'fan' in c.outputs, 'heats')
     graph.wait(lambda: c.proposals and c.proposals[-1].max_power == 0.0, 'no charging')
     p = c.proposals[-1]
     assert (p.battery, p.min_power, p.preferred_power != p.preferred_power) == ('bat', -inf, True)
