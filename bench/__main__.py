@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: measure, print, save. Parts: allocation, relay, can_bus, emergency, site, day."""
+"""`python -m bench [PART ...]`: measure, print, save. Parts: see `PARTS`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
-PARTS = ('allocation', 'relay', 'can_bus', 'emergency', 'site', 'day')
+PARTS = ('allocation', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'can_bus', 'emergency', 'site', 'day')
 
 
 def main() -> int:
@@ -23,8 +23,9 @@ def main() -> int:
     figures = []
     for part in args.parts or PARTS:
         print(f'measuring {part} ...', file=sys.stderr, flush=True)
-        figures += importlib.import_module(f'bench.{part}').measure()
-    save(figures)
+        measured = importlib.import_module(f'bench.{part}').measure()
+        save(measured)  # at once: a later part may fail
+        figures += measured
     write_readme()
     print(table(figures))
     print(f'saved in {RESULTS}')

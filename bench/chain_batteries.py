@@ -24,6 +24,8 @@ class Battery:
         self.reading = BatteryReading()
         self.demand: Demand | None = None
         self._leases = LeaseHolder(spec.params.max_lease)
+        self.parts = frozenset({''})
+        self._heard: set[str] = set()
         self._posted = False
         self._release = Release()
         self._last_drive = self._last_publish = -inf
@@ -39,15 +41,23 @@ class Battery:
         """Pass the demand on."""
         raise NotImplementedError
 
-    def changed(self) -> None:
-        """Refresh once everything that arrived at the same time is in."""
-        if not self._posted:
+    def changed(self, part: str = '') -> None:
+        """Refresh once all parts were heard, or everything that arrived at the same time is in."""
+        self._heard.add(part)
+        if self._heard.issuperset(self.parts):
+            self.refresh()
+        elif not self._posted:
             self._posted = True
-            self.loop.posted.append((self.refresh, None))
+            self.loop.posted.append((self._refresh_posted, None))
 
-    def refresh(self, _: None = None) -> None:
+    def _refresh_posted(self, _: None) -> None:
+        if self._posted:
+            self.refresh()
+
+    def refresh(self) -> None:
         """Measure and publish."""
         self._posted = False
+        self._heard.clear()
         now = self.loop.now
         reading, demand = self.measure(now), self.demand
         if demand is not None:
@@ -92,6 +102,7 @@ class Unit(Battery):
         super().__init__(loop, spec)
         p = spec.params
         self._bms, self._converter = BatteryReading(), ConverterReading()
+        self.parts = frozenset({'bms', 'converter'})
         self._ages = Ages(p.bms_max_age, p.bms_invalid_after, p.max_age, p.invalid_after)
         self._unit = UnitParams(p.charge_efficiency, p.discharge_efficiency, p.max_charge_power,
                                 p.max_discharge_power)
@@ -102,12 +113,12 @@ class Unit(Battery):
     def on_bms(self, reading: BatteryReading) -> None:
         """News of one half."""
         self._bms = reading
-        self.changed()
+        self.changed('bms')
 
     def on_converter(self, reading: ConverterReading) -> None:
         """News of the other half."""
         self._converter = reading
-        self.changed()
+        self.changed('converter')
 
     def measure(self, now: float) -> BatteryReading:
         """Both merged."""
@@ -126,16 +137,17 @@ class Aggregate(Battery):
         super().__init__(loop, spec)
         p = spec.params
         self._names = list(p.members)
+        self.parts = frozenset(p.members)
         self._members = [BatteryReading() for _ in p.members]
         self._senders = [Sender(loop, spec.name, name, p.lease) for name in p.members]
         self._shares = [0.0] * len(p.members)
         for i, name in enumerate(p.members):
-            loop.topic(f'{name}/status').append(self._listener(i))
+            loop.topic(f'{name}/status').append(self._listener(i, name))
 
-    def _listener(self, i: int) -> Listener:
+    def _listener(self, i: int, name: str) -> Listener:
         def on_member(reading: BatteryReading) -> None:
             self._members[i] = reading
-            self.changed()
+            self.changed(name)
 
         return on_member
 

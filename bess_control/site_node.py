@@ -110,7 +110,12 @@ class SiteNode(BessNode):
         now = self.clock.now()
         self.progress += 1
         missing = set(self._machine.missing)
+        there = {n.name for n in self.ctx.site.nodes} if self.ctx.site is not None else self._machine.required
         for name in self._machine.required:
+            if name not in there:  # destroyed at run time, on purpose
+                if name in missing:
+                    self._apply(self._machine.node_active(name, now))
+                continue
             if self.ctx.heartbeat_s <= 0:
                 node = self.ctx.nodes.get(name)
                 state = node.lifecycle_id if node is not None else 0

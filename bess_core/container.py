@@ -17,6 +17,7 @@ from typing import Any
 
 from . import log
 from . import site as site_module
+from .administrator import Administrator, hosts
 from .clock import Clock, SimClock
 from .context import NodeContext
 from .node import SUCCESS
@@ -56,6 +57,7 @@ class Container:
             heartbeat_s=settings.heartbeat,
             parameter_services=settings.parameter_services,
         )
+        self.ctx.add_node, self.ctx.remove_node = self._adopt, self._dismiss
         self.nodes: list[Any] = []
         self._to_configure: list[Any] = []
         self._to_activate: list[Any] = []
@@ -64,12 +66,65 @@ class Container:
     def make(self, specs: Sequence[NodeSpec]) -> None:
         """Create nodes in the given order and let them be served."""
         for spec in specs:
-            node = spec.cls(spec.name, spec.params, self.ctx)
-            self.ctx.nodes[spec.name] = node
-            self.nodes.append(node)
+            node = self._create(spec)
             self._to_configure.append(node)
             self._to_activate.append(node)
-            self.runtime.executor.add_node(node)
+
+    def _create(self, spec: NodeSpec) -> Any:
+        node = spec.cls(spec.name, spec.params, self.ctx)
+        self.ctx.nodes[spec.name] = node
+        self.nodes.append(node)
+        self.runtime.executor.add_node(node)
+        return node
+
+    def add_node(self, spec: NodeSpec, *, activate: bool = True) -> Any:
+        """Create one node while the others run and bring it up. Raises RuntimeError with the reason, and
+        leaves nothing behind, when it does not come up."""
+        node = None
+        try:
+            node = self._create(spec)
+            if node.trigger_configure() == SUCCESS and (not activate or node.trigger_activate() == SUCCESS):
+                return node
+            reason = '; '.join(r.text for r in node.faults.records) or 'a transition failed'
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises while it is made
+            reason = f'{type(error).__name__}: {error}'
+        if node is not None:
+            self.remove_node(spec.name)
+        raise RuntimeError(f'{spec.name} does not come up: {reason}')
+
+    def remove_node(self, name: str) -> None:
+        """End one node in order (safe, cleaned up, destroyed) while the others run. Raises KeyError."""
+        node = self.ctx.nodes.pop(name)
+        self.nodes.remove(node)
+        for waiting in (self._to_configure, self._to_activate):
+            if node in waiting:
+                waiting.remove(node)
+        node.close()
+        node.forget_faults()
+        self.runtime.executor.remove_node(node)
+        node.destroy_node()
+
+    def collect(self) -> None:
+        """Free what removed nodes left behind. They lie in reference cycles, and until those are collected
+        their lifecycle services stay on the graph; those made at the start are exempt (`gc.freeze`)."""
+        gc.unfreeze()
+        gc.collect()
+        gc.collect()  # what the first pass ended may have held more
+        gc.freeze()
+
+    def adopt(self, site: Site) -> None:
+        """The site as it is from now on."""
+        self.site = self.ctx.site = site
+
+    def _adopt(self, node: Any) -> None:
+        self.ctx.nodes[node.get_name()] = node
+        self.nodes.append(node)
+        self.runtime.executor.add_node(node)
+
+    def _dismiss(self, node: Any) -> None:
+        self.ctx.nodes.pop(node.get_name(), None)
+        self.nodes.remove(node)
+        self.runtime.executor.remove_node(node)
 
     def bring_up(self) -> list[str]:
         """Configure the nodes in order, then activate them; names of those that failed, for a later call.
@@ -105,6 +160,7 @@ class Container:
             self.runtime.executor.remove_node(node)
             node.destroy_node()
         self.nodes.clear()
+        gc.unfreeze()  # whoever goes on in this process can free them
 
 
 def _publish_logs(runtime: Runtime, site: Site, process: str) -> Any:
@@ -167,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--console', default='warning', choices=['off', *log.LEVELS], help='console log level')
     args, ros_args = parser.parse_known_args(argv)
     try:
-        site = site_module.load(site_module.find(args.site), overrides=args.set, variables={'state': str(args.state)})
+        site = site_module.load(site_module.find(args.site), overrides=args.set, state=args.state)
     except site_module.SiteError as error:
         print(error, file=sys.stderr)
         return 2
@@ -194,8 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         alive.every(ALIVE_S, lambda _: None)
         if args.supervised:
             alive.every(PARENT_S, lambda _: runtime.stop() if os.getppid() != parent else None)
+        administrator: Administrator | None = None
         try:
             container.make(specs)
+            if not args.node and hosts(site, args.process):
+                administrator = Administrator(container)
             alive.every(TELL_S, lambda _: container.tell(b'.'))
             if args.bring_up:
                 container.bring_up()
@@ -206,6 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runtime.spin()
         finally:
             log.get(site.name).info('process ends', process=process, signal=runtime.signal)
+            if administrator is not None:
+                administrator.end()
             container.close()
             alive.stop()
             runtime.executor.remove_node(logs)

@@ -30,6 +30,8 @@ class NodeContext:
     heartbeat_s: float = 0.25  # 0 = none
     diagnostics_s: float = 1.0  # 0 = none
     parameter_services: bool = False
+    add_node: Callable[[Any], None] | None = None  # serve a node that was made while the process runs; None = cannot
+    remove_node: Callable[[Any], None] | None = None  # no longer serve it
     activity: int = 0  # callbacks run so far; standing still = everything has settled
 
     def topic(self, name: str) -> str:

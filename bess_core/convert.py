@@ -34,27 +34,34 @@ def _floats(message: type) -> tuple[str, ...]:
     return tuple(n for n, t in message.get_fields_and_field_types().items() if t == 'double')  # type: ignore[attr-defined]
 
 
+def _slots(*names: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Getter of fields of a message from where they are stored: its properties are Python functions."""
+    return attrgetter(*(f'_{name}' for name in names))
+
+
 class _Fields:
     """Fields that a reading and its message share by name: copied in one pass, set only where they differ.
 
-    Setting is what costs, because every set field is checked. `kind` makes plain Python values.
+    Setting is what costs, because every set field is checked; what `float` made needs no check. `kind` makes plain
+    Python values.
     """
 
     def __init__(self, names: Sequence[str], kind: Callable[[Any], Any]) -> None:
         self._names, self._kind = tuple(names), kind
-        self._get = attrgetter(*self._names)
+        self._targets = tuple(f'_{name}' for name in names) if kind is float else self._names
+        self._get, self._get_old = attrgetter(*self._names), _slots(*self._names)
 
     def fill(self, message: Any, reading: Any) -> None:
         """Copy to the message."""
-        for name, value, old in zip(self._names, self._get(reading), self._get(message), strict=True):
-            if value != old:
+        for name, value, old in zip(self._targets, self._get(reading), self._get_old(message), strict=True):
+            if value is not old and value != old:  # a NaN is only ever the same as itself
                 setattr(message, name, self._kind(value))
 
 
 def _read_order(reading: type, first: str, last: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Getter of the fields of a reading from `first` to `last`, in the order of its constructor."""
+    """Getter of a message's fields from `first` to `last`, in the order of the constructor of the reading."""
     names = [f.name for f in dataclass_fields(reading)]  # type: ignore[arg-type]
-    return attrgetter(*names[names.index(first):names.index(last) + 1])
+    return _slots(*names[names.index(first):names.index(last) + 1])
 
 
 _BATTERY_FLOATS = _Fields(_floats(BatteryStatus), float)
@@ -85,10 +92,13 @@ def stamp(clock: Clock, at: float) -> Time:
 def set_stamp(time: Time, clock: Clock, at: float) -> None:
     """Make `time` the stamp of a site time, in place; zero for "never"."""
     sec, nanosec = (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
-    if time.sec != sec:
+    if time._sec != sec:
         time.sec = sec
-    if time.nanosec != nanosec:
-        time.nanosec = nanosec
+    time._nanosec = nanosec  # below 1e9 by `split_stamp`
+
+
+def _copy_stamp(time: Time, source: Time) -> None:
+    time._sec, time._nanosec = source._sec, source._nanosec
 
 
 def wall_stamp(wall: float) -> Time:
@@ -97,9 +107,18 @@ def wall_stamp(wall: float) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
+def _set_wall(time: Time, wall: float) -> None:
+    """Make `time` the stamp of an absolute time, in place; zero for NaN."""
+    sec, nanosec = split_stamp(wall)
+    if time.sec != sec:
+        time.sec = sec
+    if time.nanosec != nanosec:
+        time.nanosec = nanosec
+
+
 def site_time(clock: Clock, time: Time) -> float:
     """Site time of a stamp; -inf for the zero stamp."""
-    sec, nanosec = time.sec, time.nanosec
+    sec, nanosec = time._sec, time._nanosec
     if sec == 0 and nanosec == 0:
         return _NEVER
     return clock.from_wall(sec + nanosec * 1e-9)
@@ -120,21 +139,31 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
     """
     message = BatteryStatus() if into is None else into
     _fill_header(message.header, clock, reading.time, name)
-    set_stamp(message.newest_stamp, clock, reading.newest)
+    if reading.newest == reading.time:
+        _copy_stamp(message.newest_stamp, message.header.stamp)
+    else:
+        set_stamp(message.newest_stamp, clock, reading.newest)
+    _set_wall(message.next_change, reading.next_change)
     _BATTERY_FLOATS.fill(message, reading)
     _BATTERY_INTS.fill(message, reading)
     if message.setpoint_source != reading.setpoint_source:
         message.setpoint_source = reading.setpoint_source
     if message.limit_reasons != reading.limit_reasons:
         message.limit_reasons = list(reading.limit_reasons)
+    if message.missing != reading.missing:
+        message.missing = list(reading.missing)
     return message
 
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     """Reading of a `BatteryStatus`."""
+    oldest, newest = message._header._stamp, message._newest_stamp
+    time = site_time(clock, oldest)
+    same = newest._nanosec == oldest._nanosec and newest._sec == oldest._sec
     return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
-        site_time(clock, message.header.stamp), site_time(clock, message.newest_stamp), _QUALITY[message.quality],
-        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons))
+        time, time if same else site_time(clock, newest), _QUALITY[message.quality],
+        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons),
+        list(message.missing))
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:

@@ -82,7 +82,7 @@ def plan(site: str, *, state: str = '', settings: str = '', node: str = '', sim:
         overrides = shlex.split(settings)
     except ValueError as error:
         raise SiteError([f'set:={settings}: {error}']) from None
-    checked = load(path, overrides=overrides, variables={'state': str(folder)})
+    checked = load(path, overrides=overrides, state=folder)
     if node and node not in (names := [n.name for n in checked.nodes]):
         raise SiteError([f'{path}: no node {node!r}; nodes: {", ".join(names)}'])
     return plan_site(checked, folder, overrides=overrides, node=node, sim=sim, console=console, python=python)

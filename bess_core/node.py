@@ -108,12 +108,21 @@ class BessNode(LifecycleNode):
         """Key-values for /diagnostics; read by people, not by control."""
         return {}
 
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Work that somebody asked for: what runs now and what is to come, in words."""
+        return [], []
+
     # -- services for subclasses -----------------------------------------------------------------
 
     @property
     def is_active(self) -> bool:
         """Whether the node is in lifecycle state active."""
         return self.lifecycle_id == State.PRIMARY_STATE_ACTIVE
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the node is inactive or active: it measures."""
+        return self.lifecycle_id in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
 
     @property
     def lifecycle_id(self) -> int:
@@ -198,6 +207,12 @@ class BessNode(LifecycleNode):
         if any(r.latched for r in records) or self._fault_file.exists():
             self._save_faults()
 
+    def forget_faults(self) -> None:
+        """Tell everybody that this node, which ends for good, has no faults any more. Stored ones stay."""
+        message = FaultArray(source=self.name)
+        message.header.stamp = wall_stamp(self.clock.wall())
+        self._fault_publisher.publish(message)
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _save_faults(self) -> None:
@@ -256,7 +271,7 @@ class BessNode(LifecycleNode):
         return super().create_service(srv_type, name, guarded, *args, **kwargs)
 
     def create_deferred_service(
-        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None]
+        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None], **kwargs: Any
     ) -> Any:
         """A service whose answer may come later: `callback(request, answer)`, then `answer(response)` once.
 
@@ -281,7 +296,7 @@ class BessNode(LifecycleNode):
                 raise
             return response
 
-        service = self.create_service(srv_type, name, on_request)
+        service = self.create_service(srv_type, name, on_request, **kwargs)
         send = service.send_response
 
         def send_response(response: Any, header: Any) -> None:
@@ -309,7 +324,7 @@ class BessNode(LifecycleNode):
         self._heartbeat.publish(message)
 
     def _diagnose(self, _: Tick) -> None:
-        if self.lifecycle_id not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
+        if not self.is_configured:
             return
         records = self.faults.records
         worst = int(self.faults.worst or 0)

@@ -21,6 +21,7 @@ from bess.msg import (
     InverterStatus,
     MeterStatus,
     SystemState,
+    Topology,
 )
 
 from . import qos
@@ -34,8 +35,9 @@ KINDS: dict[str, tuple[Any, Any]] = {
     'bess/msg/SystemState': (SystemState, qos.STATE),
     'bess/msg/Heartbeat': (Heartbeat, qos.EVENT),
     'bess/msg/CellArray': (CellArray, qos.MEASUREMENT),
+    'bess/msg/Topology': (Topology, qos.STATE),
 }
-DEFAULT = tuple(k for k in KINDS if k != 'bess/msg/CellArray')
+DEFAULT = tuple(k for k in KINDS if k not in ('bess/msg/CellArray', 'bess/msg/Topology'))
 
 
 @dataclass
@@ -61,6 +63,7 @@ class SiteObserver:
     states: dict[str, Seen] = field(default_factory=dict)
     nodes: dict[str, Seen] = field(default_factory=dict)  # full node name -> heartbeat
     cells: dict[str, Seen] = field(default_factory=dict)
+    topologies: dict[str, Seen] = field(default_factory=dict)  # by site namespace
     _faults: dict[tuple[str, str], list[Fault]] = field(default_factory=dict)
     _subscriptions: dict[str, Any] = field(default_factory=dict)
 
@@ -87,6 +90,8 @@ class SiteObserver:
         }.get(kind)
         if store is not None:
             store[name] = seen
+        elif kind == 'bess/msg/Topology':
+            self.topologies[name.rsplit('/', 1)[0]] = seen
         elif kind == 'bess/msg/Heartbeat':
             self.nodes[f'{name}/{message.node}'] = seen
         elif kind == 'bess/msg/FaultArray':

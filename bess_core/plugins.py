@@ -1,7 +1,8 @@
 """Node types, drivers and commands from entry points: ours and those of other packages alike.
 
 Groups: ``bess.nodes`` (name -> `BessNode` class), ``bess.drivers`` (name -> device class of
-`bess_drivers.device`), ``bess.modes`` (name -> mode class), ``bess.commands`` (name -> CLI command).
+`bess_drivers.device`), ``bess.batteries`` (name -> class with `refresh` and `set_current`, see
+`bess_drivers.simple`), ``bess.modes`` (name -> mode class), ``bess.commands`` (name -> CLI command).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 NODES = 'bess.nodes'
 DRIVERS = 'bess.drivers'
+BATTERIES = 'bess.batteries'
 MODES = 'bess.modes'
 COMMANDS = 'bess.commands'
 

@@ -39,3 +39,5 @@ def setpoint(lease_s: float = 0.0) -> QoSProfile:
 
 SETPOINT = setpoint()
 DIAGNOSTICS = _profile(10, DurabilityPolicy.VOLATILE)
+#: Services that many clients call at once: with the usual depth of 10 the middleware would drop requests of a crowd.
+SERVICE = _profile(2000, DurabilityPolicy.VOLATILE)

@@ -7,14 +7,17 @@ a site that brings its own simulated devices, ``simulation``. Every mistake is r
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from . import overlay as overlay_module
 from . import params, plugins, site_changes
+from .overlay import Overlay, OverlayError
 from .params import Problem, param
 from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
 
@@ -23,6 +26,7 @@ NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
 NODE_KEYS = ('type', 'process', 'required')  # and `feature`, which is gone when nodes are made
+RESERVED = ('batteries',)  # nodes of the system itself
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class SiteParams:
     log_level: str = param('info', doc='lowest level in the log files', choices=['debug', 'info', 'warning', 'error'])
     features: dict[str, Any] = param({}, doc='switches: name -> true or false; a node with `feature: NAME` is left out '
                                      'where its switch is off')
+    administration: bool = param(True, doc='offer the services that create, change and destroy batteries at run time')
     parameter_services: bool = param(False, doc='offer the ROS parameter services of every node (1 MB each)')
     heartbeat: float = param(0.25, 's', 'period of the sign of life of each node', low=0.05, high=5.0)
     heartbeat_timeout: float = param(
@@ -54,6 +59,7 @@ class NodeSpec:
     required: bool = True  # the site cannot run without it
     refs: tuple[str, ...] = ()  # nodes that must be brought up before this one
     line: int = 0
+    entry: str = ''  # key of the site file that made it; a child of a partition is made by the partition's
 
     @property
     def role(self) -> str:
@@ -69,6 +75,9 @@ class Site:
     params: SiteParams
     nodes: tuple[NodeSpec, ...]
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    overlay: Overlay = Overlay()  # changes made at run time
+    entries: Mapping[str, Any] = field(default_factory=dict)  # `nodes` of the file with the overlay, as written
+    again: Callable[[Overlay], Site] | None = None  # the same text checked with other changes; raises `SiteError`
 
     @property
     def name(self) -> str:
@@ -106,10 +115,10 @@ class SiteError(Exception):
 
 
 def resolve_type(type_name: str) -> Any:
-    """Node class of a type name: a node, a driver or a mode plug-in. Raises `plugins.PluginError`."""
+    """Node class of a type name: a node, or what becomes one in its shell. Raises `plugins.PluginError`."""
     if type_name in plugins.available(plugins.NODES):
         return _checked(plugins.load(plugins.NODES, type_name), type_name)
-    for group, shell in ((plugins.DRIVERS, 'driver'), (plugins.MODES, 'mode')):
+    for group, shell in ((plugins.DRIVERS, 'driver'), (plugins.BATTERIES, 'battery'), (plugins.MODES, 'mode')):
         if type_name in plugins.available(group):
             make, part = plugins.load('bess.shells', shell), plugins.load(group, type_name)
             try:
@@ -130,7 +139,7 @@ def _checked(cls: Any, type_name: str) -> Any:
 
 def known_types() -> list[str]:
     """All type names that a site file may use."""
-    groups = (plugins.NODES, plugins.DRIVERS, plugins.MODES)
+    groups = (plugins.NODES, plugins.DRIVERS, plugins.BATTERIES, plugins.MODES)
     return sorted({name for group in groups for name in plugins.available(group)})
 
 
@@ -163,34 +172,49 @@ def site_folders() -> list[Path]:
 
 
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
-         check_simulation: bool = False, recorded: Iterable[str] | None = None) -> Site:
-    """Read and check a site file. `overrides` are ``nodes.meter.address=tcp://...`` settings that win over
-    the file; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
+         check_simulation: bool = False, state: Path | None = None, recorded: Iterable[str] | None = None) -> Site:
+    """Read and check a site file. With a `state` folder the changes made at run time that are stored there
+    are applied, and it is the variable ${state}. `overrides` are ``nodes.meter.address=tcp://...`` settings
+    that win over both; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
     section (by whoever simulates: entry point ``check`` of ``bess.simulation``). Raises `SiteError` with
     one message per mistake.
 
-    `recorded`: changes of parameters made on the running site, applied before `overrides`; None = those of
-    the state folder that `variables` names."""
+    `recorded`: parameters changed on the running site, applied before `overrides`; None = those of `state`."""
+    known = {**({'state': str(state)} if state is not None else {}), **(variables or {})}
+    try:
+        overlay = overlay_module.read(state) if state is not None else Overlay()
+    except OverlayError as error:
+        raise SiteError([f'{error}; `bess battery reset` puts it aside']) from error
+    if recorded is None:
+        try:
+            recorded = site_changes.overrides(state) if state is not None else ()
+        except site_changes.ChangesError as error:
+            raise SiteError([str(error)]) from error
     try:
         text = read_text(path)
     except UnreadableFile as error:
         raise SiteError([str(error)]) from error
+    return _check(path, text, tuple(overrides), known, overlay, check_simulation, tuple(recorded))
+
+
+def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[str, str], overlay: Overlay,
+           check_simulation: bool, recorded: tuple[str, ...]) -> Site:
     reader = LineReader(str(path))
     raw = reader.read(text)
     if reader.messages:
         raise SiteError(reader.messages)
     if not isinstance(raw, dict):
         raise SiteError([f'{path}:1: a site file is a mapping with the keys {", ".join(SECTIONS)}'])
-    if recorded is None:
-        try:
-            recorded = site_changes.overrides(Path(variables['state'])) if variables and 'state' in variables else ()
-        except site_changes.ChangesError as error:
-            raise SiteError([str(error)]) from error
+    raw['nodes'] = entries = overlay.apply(raw.get('nodes'))
+    source = f'{overlay_module.FILE} (revision {overlay.revision})'
+    reader.given.update({('nodes', name): source for name in overlay.created})
+    reader.given.update({('nodes', name, key): source for name, keys in overlay.changed.items() for key in keys})
+    entries = copy.deepcopy(entries)
     for override in recorded:
         _override(reader, raw, override, 'recorded parameter')
     for override in overrides:
         _override(reader, raw, override)
-    raw = _substitute(reader, raw, dict(variables or {}), ())
+    raw = _substitute(reader, raw, variables, ())
     for key in raw:
         if key not in SECTIONS:
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
@@ -217,7 +241,8 @@ def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, s
     if reader.messages:
         raise SiteError(reader.messages)
     assert site_params is not None
-    return Site(path, site_params, tuple(ordered), simulation)
+    return Site(path, site_params, tuple(ordered), simulation, overlay, entries,
+                lambda other: _check(path, text, overrides, variables, other, False, recorded))
 
 
 def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
@@ -281,6 +306,19 @@ def _substitute(reader: LineReader, value: Any, variables: dict[str, str], path:
     return value
 
 
+def read_values(text: str, most: int = 65536) -> dict[str, Any]:
+    """A mapping as it may stand in a site file, e.g. the parameters of one node. Raises `SiteError`."""
+    if len(text) > most:
+        raise SiteError([f'{len(text)} characters of parameters; at most {most} are allowed'])
+    reader = LineReader('parameters')
+    values = reader.read(text)
+    if not reader.messages and values is not None and not isinstance(values, dict):
+        reader.messages.append('parameters: must be a mapping, e.g. {limit: sum}')
+    if reader.messages:
+        raise SiteError(reader.messages)
+    return values or {}
+
+
 def _nodes(reader: LineReader, raw: Any) -> list[NodeSpec]:
     if not isinstance(raw, dict) or not raw:
         reader.say(('nodes',), 'a site needs at least one node')
@@ -290,6 +328,9 @@ def _nodes(reader: LineReader, raw: Any) -> list[NodeSpec]:
         path = ('nodes', name)
         if not isinstance(name, str) or not NAME.match(name):
             reader.say(path, f'{name!r} is not a ROS name; allowed: {NAME_RULE}')
+            continue
+        if name in RESERVED:
+            reader.say(path, f'{name!r} is the name of a node of the system itself')
             continue
         if not isinstance(entry, dict) or not isinstance(entry.get('type'), str):
             reader.say(path, f'needs a type; known: {", ".join(known_types())}')
@@ -313,13 +354,13 @@ def _nodes(reader: LineReader, raw: Any) -> list[NodeSpec]:
             reader.say(path, problem)
             continue
         line = reader.lines.get(path, 0)
-        out.append(NodeSpec(name, entry['type'], cls, built, process, required, _refs(built), line))
+        out.append(NodeSpec(name, entry['type'], cls, built, process, required, _refs(built), line, name))
         for child in getattr(cls, 'expand', lambda *_: ())(name, built):
             if not isinstance(child[0], str) or not NAME.match(child[0]):
                 reader.say((*path, 'children', child[0]), f'{child[0]!r} is not a ROS name; allowed: {NAME_RULE}')
                 continue
             out.append(NodeSpec(child[0], child[1], resolve_type(child[1]), child[2], process, required,
-                                _refs(child[2]), line))
+                                _refs(child[2]), line, name))
     names: set[str] = set()
     for spec in out:
         if spec.name in names:
@@ -409,4 +450,5 @@ def _order(reader: LineReader, specs: list[NodeSpec]) -> list[NodeSpec]:
     return list(done.values())
 
 
-__all__ = ['NodeSpec', 'Problem', 'Site', 'SiteError', 'SiteParams', 'find', 'known_types', 'load', 'resolve_type']
+__all__ = ['NodeSpec', 'Problem', 'Site', 'SiteError', 'SiteParams', 'find', 'known_types', 'load', 'read_values',
+           'resolve_type']

@@ -23,8 +23,9 @@ from lifecycle_msgs.msg import State
 
 from bess.msg import Heartbeat
 
-from . import log, qos
-from .site import Site
+from . import log, overlay, qos
+from .overlay import OverlayError
+from .site import Site, SiteError
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S, STABLE_S = 0.1, 30.0, 60.0
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
@@ -59,6 +60,7 @@ class Supervisor:
         self.log = log.get(f'{site.name}/supervisor')
         self._node = node
         self._timeout = site.params.heartbeat_timeout
+        self._state_dir = state_dir
         self._cancelled = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -110,6 +112,24 @@ class Supervisor:
             else:
                 group.configured.discard(message.node)
 
+    def _follow_topology(self) -> None:
+        """Batteries come and go at run time: the nodes of all groups as they are by now."""
+        with self._lock:
+            try:
+                stored = overlay.read(self._state_dir)
+                if stored.revision == self.site.overlay.revision or self.site.again is None:
+                    return
+                self.site = self.site.again(stored)
+            except (OverlayError, SiteError) as error:
+                self.log.error('topology cannot be read', reason=str(error))
+                return
+            for group in self.groups.values():
+                group.nodes = [n.name for n in self.site.nodes if n.process == group.name]
+                group.last_seen = {n: t for n, t in list(group.last_seen.items()) if n in group.nodes}
+                group.configured &= set(group.nodes)
+            self._group_of = {n.name: self.groups[n.process] for n in self.site.nodes}
+        self.log.info('topology', revision=stored.revision, nodes=len(self.site.nodes))
+
     def _supervise(self, group: Group) -> None:
         while not self._cancelled.is_set():
             self._launch(group)
@@ -125,6 +145,7 @@ class Supervisor:
             group.backoff = min(group.backoff * 2, BACKOFF_MAX_S)
 
     def _launch(self, group: Group) -> None:
+        self._follow_topology()
         with self._lock:
             if self._cancelled.is_set():
                 return
@@ -167,6 +188,9 @@ class Supervisor:
             stuck = now - (group.told_at or group.started + BRING_UP_S - self._timeout) > self._timeout
             # A node is missed once it was heard: the middleware may discover its heartbeats seconds late.
             silent = [n for n, seen in list(group.last_seen.items()) if now - seen > self._timeout]
+            if silent and not stuck:
+                self._follow_topology()  # destroyed, perhaps
+                silent = [n for n in silent if n in group.last_seen]
             if stuck or (silent and self.site.params.heartbeat > 0):
                 self.log.error('nodes are silent', process=group.name, nodes=silent or group.nodes,
                                timeout_s=self._timeout)

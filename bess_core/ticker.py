@@ -25,6 +25,10 @@ class Tick(NamedTuple):
     missed: int  # grid points that passed without a call since the last one
 
 
+def _nothing(_: object) -> None:
+    pass
+
+
 class Handle:
     """Work that repeats until `cancel`."""
 
@@ -40,6 +44,7 @@ class Handle:
     def cancel(self) -> None:
         """No further calls. Safe from any thread."""
         self.cancelled = True
+        self.fn = _nothing  # who is no more must not be kept alive until the next grid point
 
 
 class Ticker(Protocol):

@@ -110,6 +110,9 @@ class BatteryReading:
     max_discharge_current: float = nan
     max_charge_power: float = nan
     max_discharge_power: float = nan
+    expected_energy_full: float = nan
+    expected_charge_power: float = nan
+    expected_discharge_power: float = nan
     soc: float = nan
     soh: float = nan
     temperature: float = nan
@@ -120,11 +123,20 @@ class BatteryReading:
     cell_voltage_max_index: int = -1
     energy_charged: float = nan
     energy_discharged: float = nan
+    lead_time: float = nan  # s
+    balance_power: float = nan
+    soc_spread: float = nan
+    voltage_spread: float = nan
+    current_spread: float = nan
     setpoint: float = nan
     setpoint_source: str = ''
     members: int = 1
     members_usable: int = 1
     limit_reasons: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    # Of this battery's own plan; not taken from a received status.
+    next_power: float = nan  # W
+    next_change: float = nan  # absolute s; NaN = no change is planned
     # Not in BatteryStatus: cell level (topic ~/cells) and device alarms (faults).
     cells: tuple[float, ...] = ()  # V
     temperatures: tuple[float, ...] = ()  # degC

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lifecycle_msgs.msg import State
 
 from bess.msg import Heartbeat
 
-from . import log, qos
+from . import log, overlay, qos
 from . import site as site_module
 from .clock import Clock
 from .launching import RESTART
@@ -47,6 +47,11 @@ class Watch:
             self._seen[node] = now
             self._state[node] = lifecycle
 
+    def keep(self, nodes: Collection[str]) -> None:
+        """The others were destroyed."""
+        self._seen = {n: t for n, t in self._seen.items() if n in nodes}
+        self._state = {n: s for n, s in self._state.items() if n in nodes}
+
     def missing(self) -> list[str]:
         """Nodes that are not up yet, in bring-up order."""
         up = (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--supervised', action='store_true', help='end when the starting process is gone')
     args, ros_args = parser.parse_known_args(argv)
     try:
-        site = site_module.load(site_module.find(args.site), overrides=args.set, variables={'state': str(args.state)})
+        site = site_module.load(site_module.find(args.site), overrides=args.set, state=args.state)
     except site_module.SiteError as error:
         print(error, file=sys.stderr)
         return 2
@@ -85,6 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _there(site: site_module.Site, state: Path, logger: Any) -> set[str]:
+    """Nodes of the site as it is by now: batteries can be destroyed at run time."""
+    try:
+        stored = overlay.read(state)
+        now = site if stored.revision == site.overlay.revision or site.again is None else site.again(stored)
+    except (overlay.OverlayError, site_module.SiteError) as error:
+        logger.error('topology cannot be read', reason=str(error))
+        now = site
+    return {n.name for n in now.nodes}
 
 
 def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argparse.Namespace) -> int:
@@ -121,6 +137,9 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
             print(f'{label}: not up after {BRING_UP_S:g} s: {", ".join(missing)}', file=sys.stderr, flush=True)
         if site.params.heartbeat > 0:
             silent[:] = watch.silent(now)
+            if silent:
+                watch.keep(_there(site, args.state, logger))
+                silent[:] = watch.silent(now)
             if silent:
                 runtime.stop()
 

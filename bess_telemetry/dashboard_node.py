@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from std_srvs.srv import Trigger
@@ -23,6 +24,7 @@ from bess.msg import (
     InverterStatus,
     MeterStatus,
     SystemState,
+    Topology,
 )
 from bess.srv import ClearFault, SetMode
 from bess_core import qos
@@ -189,6 +191,7 @@ class DashboardNode(BessNode):
             'bess/msg/DecisionTrace': (DecisionTrace, qos.EVENT, self._take_trace),
             'bess/msg/FaultArray': (FaultArray, qos.FAULTS, self._take_faults),
             'bess/msg/SystemState': (SystemState, qos.STATE, self._take_state),
+            'bess/msg/Topology': (Topology, qos.STATE, self._take_topology),
         }
 
     def _decimated(
@@ -217,6 +220,13 @@ class DashboardNode(BessNode):
     def _take_state(self, _: str, message: Any) -> None:
         # Only changes are published, so that the stamp is a moment, not an age.
         self.view.update_state(plain(message) | {'time': _wall(message.header.stamp)})
+
+    def _take_topology(self, _: str, message: Any) -> None:
+        # Batteries come and go at run time; the site file said what there was at the start.
+        listed = [SimpleNamespace(name=n.name, type=n.type, refs=n.members) for n in message.nodes]
+        for name, kind in battery_kinds(listed).items():
+            self.view.describe(name, kind)
+        self.view.update_topology(plain(n) for n in message.nodes)
 
     def _values(self, message: Any) -> dict[str, Any]:
         return plain(message) | {'time': site_time(self.clock, message.header.stamp)}

@@ -11,7 +11,7 @@ from nicegui import ui
 from starlette.requests import Request
 
 from bess_telemetry import site_words as words
-from bess_telemetry.dashboard_parts import BatteryCard, CellCard, Chart, Decision, FaultRow
+from bess_telemetry.dashboard_parts import BatteryCard, CellCard, Chart, Decision, FaultRow, TreeRow
 from bess_telemetry.power_picture import PowerPicture
 from bess_telemetry.site_view import Values, power_flow
 from bess_telemetry.web_parts import Listing, tag, text
@@ -72,6 +72,13 @@ class Page:
             self._batteries = Listing(
                 tag('section', 'cards'), BatteryCard, 'No battery reports yet.'
             )
+            with tag('section', 'card topology').props('data-test=tree') as self._topology:
+                tag('h2', '', 'What they are made of')
+                with tag('table'):
+                    with tag('thead'), tag('tr'):
+                        for column in TreeRow.COLUMNS:
+                            tag('th', '', column)
+                    self._tree = Listing(tag('tbody'), TreeRow)
             with tag('section', 'wide'):
                 with tag('div', 'card'):
                     with tag('div', 'split'):
@@ -118,6 +125,8 @@ class Page:
             _fill(listing, values, [v['name'] for v in values])
         _fill(self._decisions, snap['traces'], [t['name'] for t in snap['traces']])
         _fill(self._faults, snap['faults'], [FaultRow.key(f) for f in snap['faults']])
+        _fill(self._tree, snap['tree'], [TreeRow.key(r) for r in snap['tree']])
+        self._topology.set_visibility(bool(snap['tree']))
         for chart in self._charts:
             chart.update()
 

@@ -132,6 +132,48 @@ class BatteryCard:
         self._why.set_visibility(bool(reasons) and usable)
 
 
+class TreeRow:
+    """One node of the topology with its live values."""
+
+    COLUMNS = ('Battery', 'Type', 'Power', 'SoC', 'May charge', 'May discharge', 'Limits')
+
+    def __init__(self, _: str) -> None:
+        with tag('tr') as self._row:
+            with tag('td', 'tree'):
+                self._stem = text('span', 'stem')
+                self._name = text('span', 'name')
+            self._cells = [text('td', 'small muted' if i in (0, 5) else 'value') for i in range(6)]
+
+    @staticmethod
+    def key(row: Values) -> str:
+        """What makes a row of its own: a battery can stand in two places."""
+        return f'{row["stem"]}|{row["name"]}'
+
+    def update(self, row: Values) -> None:
+        """Show these values."""
+        usable = row['quality'] not in ('', 'invalid')
+
+        def get(*names: str) -> float:
+            return next((float(row[n]) for n in names if n in row), nan) if usable else nan
+
+        self._row.props(f'data-test="tree-{row["name"]}"')
+        if row['quality']:
+            set_quality(self._row, row['quality'])
+        self._stem.text = row['stem'].replace(' ', '\u00a0')
+        self._name.text = row['name']
+        soc = get('soc')
+        texts = (
+            row['node_type'],
+            words.power(get('power', 'active_power')),
+            words.percent(soc) if not isnan(soc) else words.UNKNOWN,
+            words.power(get('max_charge_power')),
+            words.power(get('max_discharge_power')),
+            '; '.join(row.get('limit_reasons') or ()) if usable else '',
+        )
+        for cell, content in zip(self._cells, texts, strict=True):
+            cell.text = content
+
+
 def _temperature_range(low: float, high: float) -> str:
     if isnan(low) or round(low, 1) == round(high, 1):
         return words.fixed(high, 1, '°C')

@@ -11,8 +11,10 @@ import time as _time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan, nan
+from types import SimpleNamespace
 from typing import Any
 
+from bess_core.topology_tree import rows, tree
 from bess_telemetry import site_words as words
 from bess_telemetry.site_history import History, Series
 
@@ -61,6 +63,7 @@ class SiteView:
         self._faults: dict[str, list[Values]] = {}
         self._state: Values | None = None
         self._state_known = False
+        self._tree: list[tuple[str, str, str]] = []  # (stem, name, type), top to bottom
         self._modes: list[str] = []
         self._kinds: dict[str, str] = {}
 
@@ -104,6 +107,12 @@ class SiteView:
             self._state_known = values is not None
             if values is not None:
                 self._state = dict(values)
+
+    def update_topology(self, nodes: Iterable[Mapping[str, Any]]) -> None:
+        """What the batteries are made of: fields of each `TopologyNode`."""
+        roots = tree([SimpleNamespace(**n) for n in nodes], {})
+        with self._lock:
+            self._tree = [(stem, b.name, b.type) for stem, b in rows(roots)]
 
     def update_modes(self, names: Iterable[str]) -> None:
         """Control modes that may be asked for."""
@@ -154,6 +163,8 @@ class SiteView:
                 kind = self._kinds.get(battery['name'])
                 battery['kind'] = kind if kind in KINDS else 'battery'
             batteries.sort(key=lambda b: (KINDS.index(b['kind']), b['name']))
+            inverters = self._all(self._inverters, now, wall)
+            known = {v['name']: v for v in (*inverters, *batteries)}
             traces = self._all(self._traces, now, wall)
             for trace in traces:
                 trace['sentence'] = words.decision(trace)
@@ -165,9 +176,13 @@ class SiteView:
                 'batteries': batteries,
                 'cells': self._all(self._cells, now, wall),
                 'meters': meters,
-                'inverters': self._all(self._inverters, now, wall),
+                'inverters': inverters,
                 'traces': traces,
                 'faults': self._fault_list(wall),
+                'tree': [
+                    {'quality': ''} | known.get(name, {}) | {'name': name, 'stem': stem, 'node_type': kind}
+                    for stem, name, kind in self._tree
+                ],
             }
 
     # ---- inside

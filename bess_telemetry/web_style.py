@@ -40,6 +40,13 @@ body{background:var(--bg);color:var(--text);font-size:14px;overflow-wrap:anywher
 .group{margin:4px 0 -4px}
 .stack{display:grid;gap:14px;grid-template-columns:minmax(0,1fr);align-content:start;min-width:0}
 .cards{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(100%,232px),1fr))}
+.topology{margin:14px 0;overflow-x:auto}
+.topology table{width:100%;border-collapse:collapse;font-size:14px}
+.topology th,.topology td{text-align:left;padding:4px 12px 4px 0;white-space:nowrap}
+.topology th{color:var(--muted);font-weight:500}
+.topology tbody tr{border-top:1px solid var(--line)}
+.topology .stem{font-family:monospace;color:var(--muted)}
+.topology tr.stale .value,.topology tr.invalid .value{opacity:.55}
 .wide{display:grid;gap:14px;grid-template-columns:minmax(0,1fr)}
 @media(min-width:900px){.top{display:grid;gap:14px;grid-template-columns:400px minmax(0,1fr)}
  .wide{grid-template-columns:repeat(2,minmax(0,1fr))}}

@@ -14,73 +14,24 @@ so it never blocks the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import inf, isnan, nan
 from typing import Literal
 
-from bess_core.values import BatteryReading, Contactor, Mode, Quality, quality_of
+from bess_core.values import BatteryReading
+from bess_virtual import aggregate_many as many
 from bess_virtual.allocation import Allocation, allocate
+from bess_virtual.expected import expect, usual
+from bess_virtual.member import Member, common_contactor, common_mode, energy_of, power_limit, view
+from bess_virtual.reasons import MAX_MISSING, MAX_REASONS, limited_list
+from bess_virtual.zones import Zone, allocate_in_bands
 
 Limit = Literal['together', 'sum']
 
+FEW = 16
+"""Beyond so many members they are handled as columns of arrays: the same values, less time."""
+
 BALANCED = 0.99
 """The pace-setting member is named when members together reach less than this part of the plain sum."""
-
-
-@dataclass(slots=True)
-class Member:
-    """What an aggregate uses of one member. NaN where nothing is known."""
-
-    reading: BatteryReading
-    quality: Quality  # worst of the member's own and of its age
-    blocked: str  # why it takes no part at present; '' = usable
-    energy: float  # Wh
-    energy_full: float  # Wh
-    headroom: float  # Wh
-    charge_power: float  # W, >= 0, 0 when blocked or full
-    discharge_power: float  # W, >= 0, 0 when blocked or empty
-
-
-def view(reading: BatteryReading, now: float, max_age: float, invalid_after: float) -> Member:
-    """One member at time `now`: age, usability, energy and limits, derived where not measured."""
-    r = reading
-    quality = r.quality
-    if not now - r.time <= max_age:
-        quality = max(quality, quality_of(now - r.time, max_age, invalid_after))
-    energy, full = energy_of(r)
-    headroom = full - energy if full > energy else (0.0 if full <= energy else nan)
-    blocked = ''
-    charge = discharge = 0.0
-    if quality != Quality.OK:
-        blocked = (f'{"stale" if quality == Quality.STALE else "invalid"}, '
-                   + (f'{now - r.time:.1f} s old' if isfinite(r.time) else 'never read'))
-    elif r.mode == Mode.FAULT:
-        blocked = 'fault'
-    elif r.mode == Mode.OFF:
-        blocked = 'off'
-    elif r.contactor == Contactor.OPEN:
-        blocked = 'contactor open'
-    else:
-        # NaN compares false: an unknown limit allows nothing
-        if headroom != 0 and r.contactor != Contactor.DISCHARGE_ONLY:
-            charge = _power_limit(r.max_charge_power, r.max_charge_current, r.voltage)
-        if energy != 0 and r.contactor != Contactor.CHARGE_ONLY:
-            discharge = _power_limit(r.max_discharge_power, r.max_discharge_current, r.voltage)
-    return Member(r, quality, blocked, energy, full, headroom, charge, discharge)
-
-
-def energy_of(r: BatteryReading) -> tuple[float, float]:
-    """Energy now and when full in Wh; from charge and voltage, or from SoC, where not measured."""
-    full, energy = r.energy_full, r.energy
-    if energy >= 0.0 and full >= 0.0:
-        return energy, full
-    if isnan(full):
-        full = r.charge_full * r.voltage
-    if isnan(energy):
-        energy = r.charge * r.voltage
-        if isnan(energy):
-            energy = r.soc * full
-    return (energy if not energy < 0 else 0.0), full
 
 
 def combine(
@@ -91,6 +42,7 @@ def combine(
     *,
     limit: Limit = 'together',
     names: Sequence[str] | None = None,
+    last_good: Sequence[BatteryReading] | None = None,
 ) -> BatteryReading:
     """The aggregate of `members` at time `now` (s).
 
@@ -100,29 +52,27 @@ def combine(
     contributing sample. With no usable member the values of the best remaining ones are kept with
     their quality, and the limits are 0. Energy that one member does not know counts as 0 and is
     named. Currents hold at the aggregate's own voltage. `names` label the members in reasons.
+
+    `missing` names who takes no part and why; the `expected_*` values are those with every member as
+    in `last_good` (its last reading while it took part; without it, as last read).
     """
     if not members:
         return BatteryReading(
             max_charge_current=0.0, max_discharge_current=0.0, max_charge_power=0.0,
             max_discharge_power=0.0, members=0, members_usable=0, limit_reasons=['no members'])
+    labels = names if names is not None else [f'member {i}' for i in range(len(members))]
+    if len(members) > FEW:
+        return _combine_many(members, now, max_age, invalid_after, limit, labels, last_good)
     views = [view(r, now, max_age, invalid_after) for r in members]
-    labels = names if names is not None else [f'member {i}' for i in range(len(views))]
     usable = [m for m in views if not m.blocked]
     best = min(m.quality for m in views)
     parts = usable or [m for m in views if m.quality == best]
     fresh = [m.reading for m in views if m.quality == best]
 
-    reasons: list[str] = []
-    for label, m in zip(labels, views, strict=True):
-        if m.blocked:
-            reasons.append(f'{label}: {m.blocked}')
-        elif isnan(m.energy) or isnan(m.headroom):
-            reasons.append(f'{label}: energy not known, not counted')
-        if m.reading.limit_reasons:
-            reasons += [f'{label}: {text}' for text in m.reading.limit_reasons]
-
+    missing, reasons = _who_is_missing(labels, views)
     discharge = _limit('discharge', limit, labels, views, reasons)
     charge = _limit('charge', limit, labels, views, reasons)
+    more = _limits_of_members(labels, [m.reading for m in views], reasons)
     energy = _known_sum([m.energy for m in parts])
     full = _known_sum([m.energy_full for m in parts])
     power = _sum([_power(r) for r in fresh])
@@ -131,8 +81,8 @@ def combine(
         time=min(m.reading.time for m in parts),
         newest=max(m.reading.newest for m in parts),
         quality=max(m.quality for m in parts),
-        mode=_mode([m.reading.mode for m in parts], power),
-        contactor=_contactor([m.reading.contactor for m in parts]),
+        mode=common_mode([m.reading.mode for m in parts], power),
+        contactor=common_contactor([m.reading.contactor for m in parts]),
         voltage=voltage,
         current=_current(fresh, voltage, power),
         power=power,
@@ -149,10 +99,14 @@ def combine(
         soh=_weighted([(m.reading.soh, m.energy_full) for m in parts]),
         energy_charged=_sum([r.energy_charged for r in members]),
         energy_discharged=_sum([r.energy_discharged for r in members]),
+        balance_power=0.0,
+        soc_spread=_spread(parts),
         members=len(views),
         members_usable=len(usable),
-        limit_reasons=reasons,
+        limit_reasons=limited_list(reasons, more=more),
+        missing=limited_list(missing, MAX_MISSING),
     )
+    _set_expected(result, members, last_good, [bool(m.blocked) for m in views], limit)
     for m in parts:
         r = m.reading
         # written so that a NaN on the left is replaced and a NaN on the right is ignored
@@ -177,34 +131,128 @@ def split(
     *,
     minimum: Sequence[float] | None = None,
     running: Sequence[bool] | None = None,
+    zones: Sequence[Sequence[Zone]] | None = None,
+    present: Sequence[float] | None = None,
 ) -> Allocation:
     """Who delivers how much of `power` (W, + = charging): by energy when discharging, by headroom
     when charging, within each member's own limits (`allocation.allocate`).
 
     A member whose energy is not known is weighed as if it lasted as long as the others do. To be
-    called every tick, so that the shares follow the energies.
+    called every tick, so that the shares follow the energies. `minimum` W per member: at least so much
+    or nothing; `zones` of powers (W, + = charging) a member must stay out of (`zones.allocate_in_bands`);
+    `running` and `present` (W) of each member weigh against switching to and fro.
     """
-    views = [view(r, now, max_age, invalid_after) for r in members]
-    return allocate(
-        power,
-        _weights([m.headroom for m in views], [m.charge_power for m in views]),
-        _weights([m.energy for m in views], [m.discharge_power for m in views]),
-        [-m.discharge_power for m in views],
-        [m.charge_power for m in views],
-        exclusion=minimum,
-        running=running,
-    )
+    if len(members) > FEW:
+        t = many.table(members, now, max_age, invalid_after, many.SPLIT_NAMES)
+        energy, headroom = t.energy.tolist(), t.headroom.tolist()
+        discharge, charge = t.discharge_power.tolist(), t.charge_power.tolist()
+    else:
+        views = [view(r, now, max_age, invalid_after) for r in members]
+        energy, headroom = [m.energy for m in views], [m.headroom for m in views]
+        discharge, charge = [m.discharge_power for m in views], [m.charge_power for m in views]
+    weights = known_weights(headroom, charge), known_weights(energy, discharge)
+    low = [-p for p in discharge]
+    if zones is not None and any(zones):
+        return allocate_in_bands(power, *weights, low, charge, zones, minimum=minimum, present=present)
+    return allocate(power, *weights, low, charge, exclusion=minimum, running=running)
 
 
-def _weights(energies: list[float], limits: list[float]) -> list[float]:
+def known_weights(energies: list[float], limits: list[float]) -> list[float]:
     """Energies; where unknown, limit times the mean duration of those that are known."""
-    if not any(isnan(e) for e in energies):
+    if not isnan(sum(energies)):
         return energies
     known = [(e, p) for e, p in zip(energies, limits, strict=True) if e > 0 and 0 < p < inf]
     total = sum(p for _, p in known)
     hours = sum(e for e, _ in known) / total if total > 0 else 1.0
     return [(p * hours if p < inf else 0.0) if isnan(e) else e
             for e, p in zip(energies, limits, strict=True)]
+
+
+def _who_is_missing(labels: Sequence[str], views: Sequence[Member]) -> tuple[list[str], list[str]]:
+    """Who takes no part and why; and the same with members that are not wholly known."""
+    missing: list[str] = []
+    reasons: list[str] = []
+    for label, m in zip(labels, views, strict=True):
+        if m.blocked:
+            missing.append(f'{label}: {m.blocked}')
+            reasons.append(missing[-1])
+            continue
+        missing += [f'{label}: {text}' for text in m.reading.missing]
+        if isnan(m.energy) or isnan(m.headroom):
+            reasons.append(f'{label}: energy not known, not counted')
+    return missing, reasons
+
+
+def _limits_of_members(labels: Sequence[str], members: Sequence[BatteryReading], reasons: list[str]) -> int:
+    """Append what the members themselves report, as far as a status takes it; the number of those left out."""
+    left = 0
+    for label, r in zip(labels, members, strict=True):
+        if r.limit_reasons:
+            if len(reasons) > MAX_REASONS:
+                left += len(r.limit_reasons)
+            else:
+                reasons += [f'{label}: {text}' for text in r.limit_reasons]
+    return left
+
+
+def _set_expected(result: BatteryReading, members: Sequence[BatteryReading],
+                  last_good: Sequence[BatteryReading] | None, blocked: Sequence[bool], rule: Limit) -> None:
+    """Expected values of the whole; the current ones while nobody is missing."""
+    if not result.missing:
+        result.expected_energy_full = result.energy_full
+        result.expected_charge_power = result.max_charge_power
+        result.expected_discharge_power = result.max_discharge_power
+        return
+    values, energies = [], []
+    for i, (r, out) in enumerate(zip(members, blocked, strict=True)):
+        r = last_good[i] if out and last_good is not None else r
+        energy, full = energy_of(r)
+        values.append(usual(
+            r, full, 0.0 if full <= energy else power_limit(r.max_charge_power, r.max_charge_current, r.voltage),
+            0.0 if energy == 0 else power_limit(r.max_discharge_power, r.max_discharge_current, r.voltage)))
+        energies.append(energy)
+    result.expected_energy_full, result.expected_charge_power, result.expected_discharge_power = expect(
+        values, energies, rule == 'sum')
+
+
+def _combine_many(members: Sequence[BatteryReading], now: float, max_age: float, invalid_after: float,
+                  rule: Limit, labels: Sequence[str], last_good: Sequence[BatteryReading] | None) -> BatteryReading:
+    """`combine` by columns."""
+    t = many.table(members, now, max_age, invalid_after)
+    out = t.blocked.tolist()
+    result = many.combine(t)
+    odd = t.blocked | (t.energy != t.energy) | (t.headroom != t.headroom)
+    missing: list[str] = []
+    reasons: list[str] = []
+    for i, (r, unusual) in enumerate(zip(members, odd.tolist(), strict=True)):
+        if unusual or r.missing:
+            gone, why = _who_is_missing(labels[i:i + 1], [view(r, now, max_age, invalid_after)])
+            missing += gone
+            reasons += why
+    for direction in ('discharge', 'charge'):
+        charging = direction == 'charge'
+        limits, energies = ((t.charge_power, t.headroom) if charging else (t.discharge_power, t.energy))
+        for i in (~t.blocked & (limits <= 0)).nonzero()[0].tolist():
+            reasons.append(f'{labels[i]}: {_why_not(direction, float(energies[i]))}')
+        power = many.common_limit(limits, energies, rule == 'sum')
+        total = float(limits.sum())
+        if power < BALANCED * total:
+            reasons.append(_paced(direction, power, total, labels[many.slowest(limits, energies)]))
+        many.set_limit(result, charging, power)
+    more = _limits_of_members(labels, members, reasons)
+    result.limit_reasons, result.missing = (
+        limited_list(reasons, more=more), limited_list(missing, MAX_MISSING))
+    _set_expected(result, members, last_good, out, rule)
+    return result
+
+
+def _why_not(direction: str, energy: float) -> str:
+    """`energy`: headroom when charging."""
+    return ('full' if direction == 'charge' else 'empty') if energy == 0 else f'must not {direction}'
+
+
+def _paced(direction: str, power: float, total: float, slowest: str) -> str:
+    return f'{direction} {power:.0f} W of {total:.0f} W so that members finish together: {slowest} sets the pace'
 
 
 def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Sequence[str],
@@ -223,9 +271,7 @@ def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Seque
         else:
             limit, energy = m.discharge_power, m.energy
         if limit <= 0:
-            full, empty = charging and energy == 0, energy == 0
-            what = 'full' if full else 'empty' if empty else f'must not {direction}'
-            reasons.append(f'{label}: {what}')
+            reasons.append(f'{label}: {_why_not(direction, energy)}')
             continue
         total += limit
         if energy > 0:
@@ -238,16 +284,8 @@ def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Seque
         return total
     together = min(stored * pace + unknown, total)
     if together < BALANCED * total:
-        reasons.append(f'{direction} {together:.0f} W of {total:.0f} W so that members finish'
-                       f' together: {slowest} sets the pace')
+        reasons.append(_paced(direction, together, total, slowest))
     return together
-
-
-def _power_limit(power: float, current: float, voltage: float) -> float:
-    """Limit in W >= 0; from the current where no power limit is known; 0 when neither is."""
-    if isnan(power):
-        power = current * voltage
-    return power if power > 0 else 0.0
 
 
 def _power(r: BatteryReading) -> float:
@@ -300,6 +338,13 @@ def _soc(parts: list[Member]) -> float:
     return _weighted([(m.reading.soc, 1.0) for m in parts])
 
 
+def _spread(parts: list[Member]) -> float:
+    """Highest minus lowest state of charge; NaN unknown."""
+    known = [s for m in parts
+             if not isnan(s := m.energy / m.energy_full if m.energy_full > 0 and m.energy >= 0 else m.reading.soc)]
+    return max(known) - min(known) if known else nan
+
+
 def _weighted(pairs: list[tuple[float, float]]) -> float:
     """Weighted mean of known values; equal weights when no weight is known."""
     total = weights = 0.0
@@ -325,31 +370,3 @@ def _known_sum(values: list[float]) -> float:
 def _sum(values: list[float]) -> float:
     """Plain sum: one unknown member makes it unknown."""
     return sum(values) if values else nan
-
-
-def _mode(modes: list[Mode], power: float) -> Mode:
-    if modes.count(modes[0]) == len(modes):
-        return modes[0]
-    if Mode.CHARGING in modes or Mode.DISCHARGING in modes:
-        if power > 0:
-            return Mode.CHARGING
-        if power < 0:
-            return Mode.DISCHARGING
-    for mode in (Mode.CHARGING, Mode.DISCHARGING, Mode.IDLE, Mode.FAULT, Mode.OFF):
-        if mode in modes:
-            return mode
-    return Mode.UNKNOWN
-
-
-def _contactor(states: list[Contactor]) -> Contactor:
-    """What the members allow together: closed in a direction when any member is."""
-    if states.count(states[0]) == len(states):
-        return states[0]
-    charge = Contactor.CLOSED in states or Contactor.CHARGE_ONLY in states
-    discharge = Contactor.CLOSED in states or Contactor.DISCHARGE_ONLY in states
-    if charge and discharge:
-        return Contactor.CLOSED
-    if Contactor.UNKNOWN in states:
-        return Contactor.UNKNOWN
-    return (Contactor.CHARGE_ONLY if charge
-            else Contactor.DISCHARGE_ONLY if discharge else Contactor.OPEN)

@@ -25,6 +25,10 @@ FEW = 12
 """Up to this many members plain floats are faster than arrays; the results are the same."""
 
 
+LIGHTEST = 1e-12
+"""A smaller weight relative to the heaviest counts as this: what is below is lost in rounding."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Who does what. `powers.sum() == granted` to 1e-9 relative; `residual` = asked - granted."""
@@ -82,7 +86,8 @@ def allocate(
     if not isfinite(scale):
         raise ValueError('a weight is infinite')
     if scale > 0:
-        weights = weights / scale  # keeps sums and ratios within range for any unit
+        # Relative to the heaviest, so that sums and ratios stay within range for any unit.
+        weights = np.where(weights > 0, np.fmax(weights / scale, LIGHTEST), 0.0)
     caps = np.where(weights > 0, caps, 0.0)
     if exclusion is None:
         magnitudes, granted = fill(abs(power), weights, caps)
@@ -96,7 +101,7 @@ def allocate(
         magnitudes, granted = _fill_above_minimum(
             abs(power), weights, caps, minimum, running=flags, hysteresis=hysteresis)
     residual = abs(power) - granted
-    reason = '' if residual == 0 else _shortfall(power, granted, float(caps.sum()))
+    reason = '' if residual == 0 else shortfall(power, granted, float(caps.sum()))
     # + 0.0 turns -0.0 into 0.0
     return Allocation(magnitudes * sign + 0.0, granted * sign + 0.0, residual * sign + 0.0, reason)
 
@@ -111,10 +116,11 @@ def _allocate_few(power: float, weights: list[float], limits: list[float]) -> Al
     heaviest = max([w for w in weights if w > 0.0], default=0.0)
     if heaviest == inf:
         raise ValueError('a weight is infinite')
+    weights = [max(w, LIGHTEST * heaviest) if w > 0.0 else w for w in weights]
     caps = [c * sign if w > 0.0 and c * sign > 0.0 else 0.0 for w, c in zip(weights, limits, strict=True)]
     reachable = sum(caps)
     if asked >= reachable:
-        reason = '' if asked == reachable else _shortfall(power, reachable, reachable)
+        reason = '' if asked == reachable else shortfall(power, reachable, reachable)
         return Allocation(np.array([c * sign + 0.0 for c in caps]), reachable * sign + 0.0,
                           (asked - reachable) * sign + 0.0, reason)
     # Weights relative to the heaviest keep sums and ratios within range for any unit.
@@ -176,7 +182,7 @@ def fill(power: float, weights: FloatArray, caps: FloatArray) -> tuple[FloatArra
     return result, power
 
 
-def _fill_between(
+def fill_between(
     power: float, weights: FloatArray, floors: FloatArray, caps: FloatArray,
 ) -> FloatArray:
     """Shares clip(level * weight, floor, cap) whose sum is `power`; needs sum(floors) <= power <= sum(caps).
@@ -229,7 +235,7 @@ def _fill_above_minimum(
     if power >= reachable:
         result[chosen] = caps[chosen]
         return result, reachable
-    result[chosen] = _fill_between(power, weights[chosen], minimum[chosen], caps[chosen])
+    result[chosen] = fill_between(power, weights[chosen], minimum[chosen], caps[chosen])
     return result, power
 
 
@@ -292,7 +298,8 @@ def _subsets(n: int) -> FloatArray:
     return ((np.arange(2 ** n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
 
 
-def _shortfall(power: float, granted: float, reachable: float) -> str:
+def shortfall(power: float, granted: float, reachable: float) -> str:
+    """Why only `granted` of `power` (W) is given, when members can carry `reachable` (W) in all."""
     direction = 'charge' if power > 0 else 'discharge'
     if reachable == 0:
         return f'no member can {direction}'

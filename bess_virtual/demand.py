@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import isnan, nan
 from typing import NamedTuple
 
 RELEASE_TICKS = 5  # ticks for which zero is still sent after the last request ended
@@ -19,22 +19,36 @@ class Demand(NamedTuple):
 
 
 class Release:
-    """Says zero explicitly for a while once nobody asks any more: silence alone would leave the members to
-    their leases."""
+    """Says zero explicitly once nobody asks any more, until the battery is seen to rest: silence alone would leave
+    the members to their leases."""
 
-    __slots__ = ('_left',)
+    __slots__ = ('_left', 'since')
 
     def __init__(self) -> None:
         self._left = 0
+        self.since = nan  # site time s since which rest is asked and not confirmed; NaN = all is well
 
-    def follow(self, before: Demand | None, wanted: Demand | None, name: str) -> Demand | None:
-        """What to command when `wanted` comes after `before`; `name` signs a zero that nobody else asked for."""
+    def follow(self, before: Demand | None, wanted: Demand | None, name: str, at_rest: bool = True,
+               now: float = 0.0) -> Demand | None:
+        """What to command when `wanted` comes after `before`; `name` signs a zero that nobody else asked for.
+
+        Zero is said for `RELEASE_TICKS` calls at least, and then until `at_rest` (see `resting`).
+        """
         if wanted is not None:
             self._left = 0
+            self.since = nan
             return wanted
         if before is not None:
             self._left = RELEASE_TICKS
-        if self._left <= 0:
+            self.since = now
+        elif at_rest and self._left <= RELEASE_TICKS - 1:
+            self.since = nan
+        if self._left <= 0 and isnan(self.since):
             return None
         self._left -= 1
         return Demand(0.0, nan, before.source if before is not None else name, 1.0)
+
+
+def resting(power: float, tolerance: float, fresh: bool) -> bool:
+    """Whether a battery is seen to rest: a fresh measured power (W) within `tolerance`, or none measured at all."""
+    return fresh and not abs(power) > tolerance

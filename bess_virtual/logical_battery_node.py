@@ -1,9 +1,9 @@
 """The contract of a logical battery, the same for every kind.
 
 Topics `~/status`, `~/battery_state`; orders on `~/setpoint` and `~/setpoint_current`; services
-`~/get_status`, `~/schedule_set_current`, `~/schedule_set_power`, `~/cancel_schedule`,
-`~/list_schedule`. A leased setpoint overrides the schedule while its lease lasts. A kind of battery
-fills in `measure` (what it is now) and `command` (what to ask of what lies below).
+`~/get_status` and those of the schedule (`scheduling_node`). A leased setpoint overrides the schedule
+while its lease lasts. A kind of battery fills in `measure` (what it is now) and `command` (what to ask of
+what lies below); one with batteries below also `members_below` and `plans_below` (what a plan asks of each).
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ from typing import Any, ClassVar
 
 from sensor_msgs.msg import BatteryState
 
-from bess.msg import BatteryStatus, CurrentSetpoint, PowerSetpoint, ScheduleEntry
-from bess.srv import CancelSchedule, GetStatus, ListSchedule, ScheduleSetCurrent, ScheduleSetPower
+from bess.msg import BatteryStatus, CurrentSetpoint, PowerSetpoint
+from bess.srv import GetStatus
 from bess_core import qos
-from bess_core.clock import join_stamp
 from bess_core.context import NodeContext
-from bess_core.convert import battery_to_msg, battery_to_state, set_stamp, site_time, wall_stamp
-from bess_core.leases import LeaseHolder
+from bess_core.convert import battery_to_msg, battery_to_state, set_stamp, site_time
+from bess_core.leases import LeaseHolder, Order
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Quality, Severity
 
-from .demand import Demand, Release
-from .journal import Journal
-from .schedule import Request, Schedule
+from .demand import Demand, Release, resting
+from .lead import Ahead, LeadTimes, Measured, ahead
+from .plan import Plan
+from .plan_shares import Highest
+from .reservation_node import Ask, Done, known
+from .schedule import Schedule
+from .scheduling_node import Scheduling
 
-PRUNE_S = 60.0
+BRIDGE_S = 1.0  # how long an order that went out early is kept until the owner's own order arrives
 STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
 
 
@@ -43,6 +46,9 @@ class LogicalBatteryParams:
     max_age: float = param(2.0, 's', 'older values are STALE', low=0.05, high=3600.0)
     invalid_after: float = param(10.0, 's', 'older values are INVALID', low=0.1, high=86400.0)
     max_lease: float = param(60.0, 's', 'longest lease of a setpoint', low=0.1, high=3600.0)
+    rest_tolerance: float = param(50.0, 'W', 'a battery asked to rest is believed to when less flows', low=0.0)
+    rest_timeout: float = param(15.0, 's', 'a battery asked to rest that does not after so long is a fault',
+                                low=0.1, high=3600.0)
 
 
 class LogicalBatteryNode(BessNode):
@@ -55,16 +61,20 @@ class LogicalBatteryNode(BessNode):
         super().__init__(name, parameters, ctx)
         self.reading = BatteryReading()
         self.demand: Demand | None = None
-        self.schedule = Schedule()
-        self._journal: Journal | None = None
+        self.scheduling = Scheduling(self)
+        self.highest = Highest()  # limits, of all that was measured
+        self.lead_measured = Measured()
+        self._early: Ahead | None = None  # ordered ahead of its time at present
+        self._bridge: Ahead | None = None  # what was ordered ahead last
         self._leases = LeaseHolder(parameters.max_lease)
         self._refusals = Refusals(self.log, 'setpoint refused')
+        self.parts: frozenset[str] = frozenset({''})  # what is heard of below; '' = one thing without a name
+        self._heard: set[str] = set()  # of `parts`, since the last refresh
         self._refresh_posted = False
         self._last_drive = -inf
         self._last_publish = -inf
         self._sound_at = -inf  # s, when the quality was OK last
         self._release = Release()
-        self._boundary = -inf  # wall s of the next change of the schedule
 
     # -- what a kind of battery provides -----------------------------------------------------------
 
@@ -80,17 +90,46 @@ class LogicalBatteryNode(BessNode):
         """W at the power terminals for a current in A at the battery's own voltage; NaN while unknown."""
         return current * self.reading.voltage
 
+    def members_below(self) -> list[str]:
+        """Batteries below that admit plans of this one."""
+        return []
+
+    def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
+        """What a plan of this battery asks of each of `members_below`; to be called again when they change."""
+        return []
+
+    def member_reading(self, member: str) -> BatteryReading | None:
+        """Last reading of a member, for one that keeps no book of promises."""
+        return None
+
+    def ask_member(self, member: str, ask: Ask, done: Done) -> None:
+        """Put a question of admission to a member; `done(answer)` in the executor thread, now or later."""
+        self.scheduling.ask(member, ask, done)
+
+    @property
+    def owner_label(self) -> str:
+        """Under which name members know this battery as the one that commands them."""
+        return str(self.get_name())
+
+    @property
+    def efficiencies(self) -> tuple[float, float]:
+        """Charge and discharge efficiency between power terminals and stored energy, for forecasts."""
+        return 1.0, 1.0
+
+    @property
+    def lead(self) -> LeadTimes:
+        """Lead times with which this battery itself orders ahead of its plan (s)."""
+        return LeadTimes()
+
+    @property
+    def lead_time(self) -> float:
+        """Longest lead time of this battery and all below, s."""
+        return max(self.lead)
+
     # -- lifecycle -----------------------------------------------------------------------------------
 
     def on_bess_configure(self) -> None:
         """Restore the schedule and offer the contract."""
-        journal_file = self.ctx.state_dir / 'schedules' / f'{self.get_name()}.jsonl'
-        journal_file.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(journal_file)
-        for problem in self._journal.content.problems:
-            self.log.warning('schedule journal damaged', problem=problem)
-        content = self._journal.content
-        self.schedule = Schedule(content.requests.values(), content.next_id, self._journal)
         self._status = self.create_publisher(BatteryStatus, '~/status', qos.MEASUREMENT)
         self._message = BatteryStatus()  # refilled for every publication
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
@@ -98,25 +137,23 @@ class LogicalBatteryNode(BessNode):
             self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint, qos.SETPOINT),
             self.create_subscription(CurrentSetpoint, '~/setpoint_current', self._on_current_setpoint, qos.SETPOINT),
         ]
-        self._services_own = [
-            self.create_service(GetStatus, '~/get_status', self._on_get_status),
-            self.create_service(ScheduleSetCurrent, '~/schedule_set_current', self._on_schedule_current),
-            self.create_service(ScheduleSetPower, '~/schedule_set_power', self._on_schedule_power),
-            self.create_service(CancelSchedule, '~/cancel_schedule', self._on_cancel),
-            self.create_service(ListSchedule, '~/list_schedule', self._on_list),
-        ]
+        self._services_own = [self.offer_get_status()]
         self.every(self.params.period, self._on_tick, phase=2)
-        self.every(PRUNE_S, lambda _: self.schedule.prune(self.clock.wall()))
         self.configure_battery()
+        self.scheduling.open()
 
     def configure_battery(self) -> None:
         """Kind-specific part of configure."""
+
+    def offer_get_status(self) -> Any:
+        """The service `~/get_status`."""
+        return self.create_service(GetStatus, '~/get_status', self._on_get_status)
 
     def on_bess_deactivate(self) -> None:
         """Ask nothing any more, now; measuring goes on."""
         if self.demand is not None:
             self.command(Demand(0.0, nan, self.demand.source, 1.0, self.demand.term), self.clock.now())
-        self.demand = None
+        self.demand = self._early = self._bridge = None
         self._leases.release()
         self.command(None, self.clock.now())
 
@@ -131,9 +168,7 @@ class LogicalBatteryNode(BessNode):
                 self.destroy_publisher(publisher)
         self._entities, self._services_own = [], []
         self._status = self._state = None  # type: ignore[assignment]
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self.scheduling.close()
         self.cleanup_battery()
 
     def cleanup_battery(self) -> None:
@@ -141,27 +176,38 @@ class LogicalBatteryNode(BessNode):
 
     # -- measuring -----------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something below has news: refresh once everything that arrived at the same time is in."""
-        if not self._refresh_posted:
+    def changed(self, part: str = '') -> None:
+        """Something below has news: refresh once everything that arrived at the same time is in.
+
+        `part`: which of `parts` it is. When all of them were heard since the last refresh there is nothing to
+        wait for.
+        """
+        self._heard.add(part)
+        if self._heard.issuperset(self.parts):
+            self._guarded(self.refresh)
+        elif not self._refresh_posted:
             self._refresh_posted = True
             self.ctx.post(lambda: self._guarded(self._refresh_posted_now))
 
     def _refresh_posted_now(self) -> None:
-        self._refresh_posted = False
-        self.refresh()
+        if self._refresh_posted:
+            self.refresh()
 
     def refresh(self) -> None:
         """Measure and publish."""
+        self._refresh_posted = False
+        self._heard.clear()
         if self._status is None:
             return
         now = self.clock.now()
         reading = self.measure(now)
-        if self.demand is not None:
-            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
-        else:
-            reading.setpoint, reading.setpoint_source = nan, ''
+        self._tell_asked(reading)
+        if self._early is not None:
+            reading.limit_reasons.append(f'lead time: ordered {self._early.at - self.clock.wall():.0f} s ahead')
         self.reading = reading
+        if reading.quality == Quality.OK:
+            self.highest.see(reading.max_charge_power, reading.max_discharge_power)
+            self.lead_measured.effect(reading.power, reading.time)
         self.progress += 1
         self._last_publish = now
         if self._status.get_subscription_count():
@@ -169,6 +215,15 @@ class LogicalBatteryNode(BessNode):
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         self._watch_quality(reading)
+
+    def _tell_asked(self, reading: BatteryReading) -> None:
+        """Fill in what is asked of this battery now, and what comes next."""
+        if self.demand is not None:
+            reading.setpoint, reading.setpoint_source = self.demand.power, self.demand.source
+        else:
+            reading.setpoint, reading.setpoint_source = nan, ''
+        reading.lead_time = self.lead_time
+        reading.next_change, reading.next_power = self.scheduling.plan.next_change(self.clock.wall())
 
     def _watch_quality(self, reading: BatteryReading) -> None:
         now = self.clock.now()
@@ -205,6 +260,7 @@ class LogicalBatteryNode(BessNode):
 
     def _on_tick(self, _: Tick) -> None:
         now = self.clock.now()
+        self.scheduling.tick(now)
         if self.is_active and now - self._last_drive > 0.9 * self.params.period:
             self.drive(now)
         if now - self._last_publish > self.params.max_age:
@@ -216,11 +272,38 @@ class LogicalBatteryNode(BessNode):
             return
         self._last_drive = now
         demand = self._wanted(now)
-        self.command(self._release.follow(self.demand, demand, self.name), now)
+        reading = self.reading
+        if demand is not None:
+            self.lead_measured.order(demand.power, reading.power, now)
+        rests = resting(reading.power, self.params.rest_tolerance,
+                        reading.quality == Quality.OK and not reading.time < self._release.since)
+        self.command(self._release.follow(self.demand, demand, self.name, rests, now), now)
         self.demand = demand
+        self._watch_rest(now)
+
+    def _watch_rest(self, now: float) -> None:
+        """A battery that goes on although nobody asks any more is a fault."""
+        waited = now - self._release.since  # NaN while all is well
+        if waited > self.params.rest_timeout:
+            reading = self.reading
+            flows = f'{reading.power:.0f} W flow' if reading.quality == Quality.OK else 'its values are not fresh'
+            self.raise_fault('battery.rest', Severity.ERROR,
+                             f'asked to rest, not confirmed for {waited:.0f} s: {flows}')
+        elif isnan(waited):
+            self.clear_fault('battery.rest')
+
+    def order(self) -> Order | None:
+        """The setpoint in force."""
+        return self._leases.current(self.clock.now())
 
     def _wanted(self, now: float) -> Demand | None:
         order = self._leases.current(now)
+        wall = self.clock.wall()
+        early = self._ahead(order, wall) if max(self.lead) > 0.0 else None
+        self._early = early if early is not None and early.at > wall else None
+        if early is not None:
+            power = 0.0 if isnan(early.power) else early.power
+            return Demand(power, nan, 'schedule: lead time', max(1.0, 10 * self.params.period))
         if order is not None:
             power = self.power_of_current(order.power) if order.is_current else order.power
             if isnan(power):
@@ -228,13 +311,59 @@ class LogicalBatteryNode(BessNode):
             return Demand(power, order.reactive_power, order.source, order.expires - now, order.term)
         if not len(self.schedule):
             return None
-        wall = self.clock.wall()
+        if self.scheduling.unsaved(wall):
+            return self.demand  # on its way to the disk: as before for the moment
         request = self.schedule.at(wall)
         if request is None:
             return None
         power = request.value if request.is_power else self.power_of_current(request.value)
         lease = min(request.end - wall, max(1.0, 10 * self.params.period))
         return Demand(0.0 if isnan(power) else power, nan, f'schedule:{request.event_id}', lease)
+
+    def _ahead(self, order: Order | None, wall: float) -> Ahead | None:
+        """What the plan wants next, when the lead time says that it must be ordered now; bridges to the owner's order.
+
+        Only while what is asked follows the plan: somebody else's setpoint is not anticipated.
+        """
+        book = self.scheduling.book
+        if order is not None and order.source not in book.owners:
+            return None
+        found = ahead(self.scheduling.plan, wall, self.lead)
+        if found is not None:
+            self._bridge = found
+            return found
+        last = self._bridge
+        if last is None or not last.at <= wall < last.at + BRIDGE_S:
+            return None
+        if order is not None:  # given before the change, it is out of date
+            return last if self.clock.to_wall(order.given) < last.at else None
+        return None if isnan(book.plan.at(wall)) else last
+
+    @property
+    def schedule(self) -> Schedule:
+        """Requests of this battery's clients."""
+        return self.scheduling.schedule
+
+    def power_bounds(self, *, later: bool) -> tuple[float, float]:
+        """Lowest and highest power (W) of now, or of what begins later (the highest limits that were seen)."""
+        charge, discharge = known(self.reading.max_charge_power), known(self.reading.max_discharge_power)
+        if later:
+            charge, discharge = max(charge, self.highest.charge), max(discharge, self.highest.discharge)
+        return -discharge, charge
+
+    def current_bounds(self, *, later: bool) -> tuple[float, float]:
+        """As `power_bounds`, in A at the battery's own voltage."""
+        low, high = -known(self.reading.max_discharge_current), known(self.reading.max_charge_current)
+        if later:
+            lowest, highest = self.power_bounds(later=True)
+            ampere = self.power_of_current(1.0), -self.power_of_current(-1.0)  # W per A, charging and discharging
+            if ampere[0] > 0 and ampere[1] > 0:
+                high, low = max(high, highest / ampere[0]), min(low, lowest / ampere[1])
+        return low, high
+
+    def readmit(self) -> None:
+        """Have the members admit what is planned anew; to be called when they change."""
+        self.scheduling.readmit()
 
     # -- services ------------------------------------------------------------------------------------
 
@@ -251,78 +380,15 @@ class LogicalBatteryNode(BessNode):
                                 if age < inf else 'never measured')
         return response
 
-    def _on_schedule_current(self, request: Any, response: Any) -> Any:
-        bounds = (-self.reading.max_discharge_current, self.reading.max_charge_current)
-        return self._add(request, response, request.current, False, bounds)
-
-    def _on_schedule_power(self, request: Any, response: Any) -> Any:
-        bounds = (-self.reading.max_discharge_power, self.reading.max_charge_power)
-        return self._add(request, response, request.power, True, bounds)
-
-    def _add(self, request: Any, response: Any, value: float, is_power: bool, bounds: tuple[float, float]) -> Any:
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Schedule entries that run now and that begin later."""
         wall = self.clock.wall()
-        start, end = join_stamp(request.start.sec, request.start.nanosec), join_stamp(request.end.sec,
-                                                                                      request.end.nanosec)
-        low, high = (0.0 if isnan(bounds[0]) else bounds[0]), (0.0 if isnan(bounds[1]) else bounds[1])
-        if self.reading.quality == Quality.INVALID and value != 0.0:
-            response.accepted, response.message = False, 'the battery has no valid measurement: limits are unknown'
-            return response
-        # A stop (0) is always within bounds, also of a battery that is full, empty or unknown.
-        accepted, event_id, message = self.schedule.add(
-            float(value), start, end, now=wall, is_power=is_power, source='service',
-            bounds=(min(low, 0.0), max(high, 0.0)))
-        if accepted:
-            hints = [message] if message else []
-            order = self._leases.current(self.clock.now())
-            if order is not None:
-                hints.append(f'{order.source} holds a setpoint that goes before the schedule while it lasts')
-            if not self.is_active:
-                hints.append('the battery is not active: nothing runs until it is')
-            if forecast := self._forecast(value, is_power, max(start, wall), end):
-                hints.append(forecast)
-            message = '; '.join(hints)
-            self.log.info('request accepted', event_id=event_id, value=value, unit='W' if is_power else 'A',
-                          start=start, end=end)
-            self.drive(self.clock.now())
-        else:
-            self.log.info('request refused', value=value, reason=message)
-        response.accepted, response.event_id, response.message = accepted, event_id, message
-        return response
-
-    def _forecast(self, value: float, is_power: bool, start: float, end: float) -> str:
-        """When the stored energy cannot serve the request to its end: when it will run dry (or full)."""
-        power = value if is_power else self.power_of_current(value)
-        room = self.reading.energy if power < 0 else self.reading.energy_full - self.reading.energy
-        if not power or isnan(power) or isnan(room):
-            return ''
-        lasts = room / abs(power) * 3600.0
-        if start + lasts >= end:
-            return ''
-        return f'the battery will be {"empty" if power < 0 else "full"} after about {lasts / 60:.0f} min of it'
-
-    def _on_cancel(self, request: CancelSchedule.Request, response: CancelSchedule.Response) -> Any:
-        response.accepted, response.cancelled, response.message = self.schedule.cancel(int(request.event_id))
-        if response.accepted and response.cancelled:
-            self.log.info('requests cancelled', event_id=int(request.event_id) or 'all', count=response.cancelled)
-            self.drive(self.clock.now())
-        return response
-
-    def _on_list(self, request: ListSchedule.Request, response: ListSchedule.Response) -> Any:
-        wall = self.clock.wall()
-        at = join_stamp(request.at.sec, request.at.nanosec) or wall
-        running = self.schedule.at(wall)
-        response.entries = [self._entry(r, r is running) for r in self.schedule.entries(wall)]
-        there = self.schedule.at(at)
-        response.active_at = there is not None
-        response.is_power_at = there.is_power if there else False
-        response.value_at = float(there.value) if there else 0.0
-        return response
-
-    @staticmethod
-    def _entry(request: Request, running: bool) -> ScheduleEntry:
-        return ScheduleEntry(
-            event_id=request.event_id, start=wall_stamp(request.start), end=wall_stamp(request.end),
-            is_power=request.is_power, value=float(request.value), source=request.source, running=running)
+        out: tuple[list[str], list[str]] = ([], [])
+        for r in self.schedule.entries(wall):
+            unit = 'W' if r.is_power else 'A'
+            out[r.start > wall].append(f'{self.name}: request {r.event_id}, {r.value:g} {unit}, '
+                                       f'{max(r.end - wall, 0.0):.0f} s to its end')
+        return out
 
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""
@@ -332,7 +398,8 @@ class LogicalBatteryNode(BessNode):
             'age [s]': f'{self.clock.now() - r.time:.2f}', 'asked [W]': f'{r.setpoint:.0f}',
             'asked by': r.setpoint_source, 'limits': '; '.join(r.limit_reasons),
             'usable members': f'{r.members_usable} of {r.members}',
-            'scheduled requests': len(self.schedule),
+            'scheduled requests': len(self.schedule), 'promised to': ', '.join(self.scheduling.book.owners),
+            'lead time, seen': self.lead_measured.words(),
         }
 
 
@@ -349,8 +416,8 @@ class SetpointSender:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._sequence += 1
         message = self._message
-        message.power, message.reactive_power = float(power), float(reactive_power)
-        message.lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
+        message._power, message._reactive_power = float(power), float(reactive_power)  # floats need no check
+        message._lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
         set_stamp(message.header.stamp, self._node.clock, now)
         self._publisher.publish(message)
 

@@ -1,84 +1,39 @@
 """Partition nodes: one battery divided among several, each a logical battery with a ledger of its own.
 
 The partition itself (`type: partition`) owns the source and the ledgers; each child is a lifecycle
-node with the full contract, made by the same entry of the site file.
+node with the full contract, made by the same entry of the site file, or while the site runs
+(`~/add_child`). What was changed while it ran is kept and goes before the site file.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from math import inf, nan
+import gc
+from dataclasses import replace
+from math import fsum, inf, nan
 from typing import Any, ClassVar
 
-from bess.msg import BatteryStatus
+from bess.msg import BatteryStatus, LedgerState
+from bess.srv import AddChild, EnergyStatement, GetLedgers, RemoveChild, ResizeChild
 from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg
-from bess_core.node import BessNode
-from bess_core.params import ParameterError, build, param
-from bess_core.values import BatteryReading, Severity
+from bess_core.node import SUCCESS, BessNode
+from bess_core.values import BatteryReading, Quality, Severity
 
 from .demand import Demand
-from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
-from .partition import Expected, Partition, aged
-from .shares import Policy, Share, validate
+from .logical_battery_node import LogicalBatteryNode, SetpointSender
+from .partition import aged
+from .partition_answers_node import ledger_state
+from .partition_desk_node import PartitionDesk
+from .partition_params_node import ChildParams, PartitionParams, ShareParams
+from .plan import Plan, over, total
 
 SAVE_S = 10.0
+LOOK_S = 0.5  # between looks whether the source is silent
+TELL_S = 1.0  # between ledger messages
+COLLECT_S = 0.5  # after the end of a node
 HOLD_TICKS = 3.0  # ticks of the children that an order to the source lasts at least, while any child asks
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShareParams:
-    """Share of one child; each column adds up to 1 over the children."""
-
-    energy: float = param(doc='fraction of the energy', low=0.0, high=1.0)
-    charge_power: float = param(doc='fraction of the charge power', low=0.0, high=1.0)
-    discharge_power: float = param(doc='fraction of the discharge power', low=0.0, high=1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartitionParams(LogicalBatteryParams):
-    """One battery divided among several children."""
-
-    source: str = param(doc='battery that is divided', ref='battery', owns=True)
-    policy: str = param('proportional', doc='who gets a surplus and who bears a deficit of the source',
-                        choices=[p.value for p in Policy])
-    children: dict[str, Any] = param(doc='child name -> {energy, charge_power, discharge_power} as fractions')
-    lease: float = param(2.0, 's', 'how long the source keeps an order without a new one', low=0.1, high=60.0)
-    charge_efficiency: float = param(0.95, '', 'of the source, AC to stored energy: losses are booked with it',
-                                     low=0.5, high=1.0)
-    discharge_efficiency: float = param(0.95, '', 'of the source, stored energy to AC', low=0.5, high=1.0)
-    rated_energy: float = param(0.0, 'Wh', 'of the source when full; 0 = as first measured', low=0.0)
-    rated_charge_power: float = param(0.0, 'W', 'of the source; 0 = as first measured', low=0.0)
-    rated_discharge_power: float = param(0.0, 'W', 'of the source; 0 = as first measured', low=0.0)
-
-    def __post_init__(self) -> None:
-        shares = self.shares()
-        problems = validate(list(shares), list(shares.values()))
-        rated = (self.rated_energy, self.rated_charge_power, self.rated_discharge_power)
-        if any(rated) and not all(rated):
-            problems.append('give all of rated_energy, rated_charge_power, rated_discharge_power, or none')
-        if problems:
-            raise ValueError('; '.join(problems))
-
-    def shares(self) -> dict[str, Share]:
-        """Share per child. Raises ValueError."""
-        out = {}
-        for name, values in self.children.items():
-            try:
-                p = build(ShareParams, values if isinstance(values, dict) else {})
-            except ParameterError as error:
-                raise ValueError(f'children.{name}: {error}') from error
-            out[name] = Share(p.energy, p.charge_power, p.discharge_power)
-        return out
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChildParams(LogicalBatteryParams):
-    """One child of a partition; made by the partition, not written in a site file."""
-
-    partition: str = param(doc='partition that this battery is a part of', ref='partition')
+DRIFT_WH, DRIFT_FRACTION = 100.0, 0.05  # what counter and integrated power may differ by in one period
 
 
 class PartitionNode(BessNode):
@@ -90,12 +45,11 @@ class PartitionNode(BessNode):
     @staticmethod
     def expand(name: str, parameters: PartitionParams) -> list[tuple[str, str, Any]]:
         """The child nodes that belong to this one: (name, type, parameters)."""
-        common = {f: getattr(parameters, f) for f in ('period', 'max_age', 'invalid_after', 'max_lease')}
-        return [(child, 'partition_child', ChildParams(partition=name, **common)) for child in parameters.children]
+        return [(child, 'partition_child', child_params(name, parameters)) for child in parameters.children]
 
     def __init__(self, name: str, parameters: PartitionParams, ctx: NodeContext) -> None:
         super().__init__(name, parameters, ctx)
-        self._children: dict[str, PartitionChildNode] = {}  # also while the partition is configured anew
+        self.child_nodes: dict[str, PartitionChildNode] = {}  # also while the partition is configured anew
 
     def on_bess_configure(self) -> None:
         """Restore the ledgers, listen to the source."""
@@ -104,69 +58,164 @@ class PartitionNode(BessNode):
         self.reasons: dict[str, str] = {}
         self._source = BatteryReading()
         self._booked = -inf
+        self._dt = p.period
         self._in_force: dict[str, float] = {}
-        self._file = self.ctx.state_dir / 'ledgers' / f'{self.get_name()}.json'
-        self._partition = self._restore()
+        self._sent = nan
+        self._silent = False
+        self._desk = PartitionDesk(self)
+        self._partition = self._desk.restore()
+        self._gap = True  # since the ledgers were saved
         self._sender = SetpointSender(self, p.source, p.lease)
         self._subscription = self.create_subscription(
             BatteryStatus, self.ctx.topic(f'{p.source}/status'), self._on_source, qos.MEASUREMENT)
+        self._ledgers = self.create_publisher(LedgerState, '~/ledgers', qos.MEASUREMENT)
+        self._services_own = [
+            self.create_service(GetLedgers, '~/get_ledgers', self._on_get_ledgers),
+            self.create_service(AddChild, '~/add_child', self._desk.on_add),
+            self.create_service(ResizeChild, '~/resize_child', self._desk.on_resize),
+            self.create_service(RemoveChild, '~/remove_child', self._desk.on_remove),
+            self.create_deferred_service(EnergyStatement, '~/energy_statement', self._desk.on_statement),
+        ]
         # Simulated time passes too fast to write that often, and nothing is lost with it.
-        self.every(60 * SAVE_S if self.clock.simulated else SAVE_S, lambda _: self._save())
+        self.every(60 * SAVE_S if self.clock.simulated else SAVE_S, lambda _: self._desk.save())
+        self.every(LOOK_S, lambda _: self._look_at_source())
+        self.every(TELL_S, lambda _: self._tell_ledgers())
+        self.ctx.post(lambda: self._guarded(self.sync_children))
+
+    def on_bess_activate(self) -> None:
+        """Children that were added while the site ran follow the partition."""
+        self.ctx.post(lambda: self._guarded(self.sync_children))
 
     def on_bess_cleanup(self) -> None:
         """Keep the ledgers."""
-        if hasattr(self, '_partition'):
+        if hasattr(self, '_desk'):
             try:
-                self._save()
+                self._desk.close()
             finally:  # also when the disk is full
-                self.destroy_subscription(self._subscription)
-                self._sender.close()
-                del self._partition, self._sender
+                for service in getattr(self, '_services_own', []):
+                    self.destroy_service(service)
+                for attribute, destroy in (('_subscription', self.destroy_subscription),
+                                           ('_ledgers', self.destroy_publisher)):
+                    if hasattr(self, attribute):
+                        destroy(getattr(self, attribute))
+                        delattr(self, attribute)
+                if hasattr(self, '_sender'):
+                    self._sender.close()
+                    del self._sender
+                self._services_own = []
+                if hasattr(self, '_partition'):
+                    del self._partition
+                del self._desk
+
+    # -- children ------------------------------------------------------------------------------------
+
+    @property
+    def children(self) -> list[PartitionChildNode]:
+        """Child nodes that reported for duty."""
+        return list(self.child_nodes.values())
+
+    @property
+    def source(self) -> BatteryReading:
+        """Last reading of the source."""
+        return getattr(self, '_source', BatteryReading())
 
     def attach(self, child: PartitionChildNode) -> None:
         """A child node of this process reports for duty."""
-        self._children[child.get_name()] = child
+        self.child_nodes[child.get_name()] = child
 
-    def _restore(self) -> Partition:
-        p = self.params
-        expected = (Expected(p.rated_energy, p.rated_charge_power, p.rated_discharge_power)
-                    if p.rated_energy else None)
-        fresh = Partition(p.shares(), Policy(p.policy), expected, p.charge_efficiency, p.discharge_efficiency)
-        if not self._file.exists():
-            return fresh
-        try:
-            saved = Partition.from_dict(json.loads(self._file.read_text()), p.charge_efficiency,
-                                        p.discharge_efficiency)
-        except ValueError as error:
-            self.raise_fault('partition.ledger', Severity.ERROR, f'saved ledgers cannot be read: {error}')
-            return fresh
-        if saved.names != fresh.names or saved.shares != fresh.shares or saved.policy != fresh.policy:
-            self.log.warning('shares changed in the site file: ledgers start anew', before=saved.names)
-            return fresh
-        return saved
+    def has_child(self, name: str) -> bool:
+        """Whether this is a child now."""
+        return hasattr(self, '_partition') and name in self._partition.children
 
-    def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix('.tmp')
-        temporary.write_text(json.dumps(self._partition.to_dict()))
-        temporary.replace(self._file)
+    def sync_children(self) -> None:
+        """Make the node of every child that has none, and bring it as far up as the partition itself is."""
+        if not hasattr(self, '_partition'):
+            return
+        for name in self._partition.children:
+            if name in self.params.children:
+                continue  # made by the container from the site file
+            node = self.ctx.nodes.get(name) or start_child(self.ctx, name, child_params(self.name, self.params))
+            if not isinstance(node, PartitionChildNode):
+                self.raise_fault('partition.child', Severity.ERROR, f'{name!r} is another node; it cannot be a child')
+                continue
+            if name not in self.child_nodes and node.trigger_configure() != SUCCESS:
+                continue
+            if self.is_active and not node.is_active:
+                node.trigger_activate()
+
+    def drop_child(self, name: str) -> None:
+        """The node of a removed child ends; one of the site file stays, asks nothing and says why."""
+        node = self.child_nodes.get(name)
+        self._requests.pop(name, None)
+        if node is None:
+            return
+        node.retire()
+        if name not in self.params.children:
+            self.child_nodes.pop(name)
+            self.ctx.post(lambda: self._guarded(end_child, self.ctx, node))
+        self.send(self.clock.now())
+
+    # -- measuring -----------------------------------------------------------------------------------
 
     def _on_source(self, message: BatteryStatus) -> None:
         now = self.clock.now()
         self._source = battery_from_msg(message, self.clock)
         dt = now - self._booked if self._booked > -inf else 0.0
-        if dt > self.params.invalid_after:
-            dt = 0.0  # nobody knows what flowed meanwhile: the reconciliation with the source books it
+        # Nobody knows what flowed in a gap: counters and reconciliation with the source book it.
+        gap, self._gap = self._gap or dt > self.params.invalid_after, False
         self._booked = now
-        readings = self._partition.refresh(self._source, self._in_force, dt)
-        for name, reading in readings.items():
-            if name in self._children:
-                self._children[name].take(reading, self.reasons.get(name, ''))
+        if not gap and dt > 0.0:
+            self._dt = min(dt, self.params.max_age)
+        self._take(self._source, 0.0 if gap else dt, gap)
+        if self._silent:
+            self._silent = False
+            self.clear_fault('partition.source')
+        if self._partition.closed:
+            self._check_drift()
+            self._desk.save()
+        if self.is_active and self._requests:
+            self.send(now, only_changes=True)  # a drained child stops now, not at its next tick
         self.progress += 1
+
+    def _take(self, source: BatteryReading, dt: float, gap: bool) -> None:
+        readings = self._partition.refresh(source, self._in_force_now(), dt, self.clock.wall(), gap)
+        for name, reading in readings.items():
+            if name in self.child_nodes:
+                self.child_nodes[name].take(reading, self.reasons.get(name, ''))
+        broken = self._partition.broken_promises() if source.quality == Quality.OK else []
+        self.set_fault(bool(broken), 'partition.promise', Severity.WARNING,
+                       '; '.join(broken) + ': each promise is cut in proportion')
+
+    def _in_force_now(self) -> dict[str, float]:
+        return {name: power for name, power in self._in_force.items() if self.has_child(name)}
+
+    def _look_at_source(self) -> None:
+        """A source that says nothing any more is gone: its children may do nothing, and say so."""
+        age = self.clock.now() - self._booked
+        if self._silent or self._booked == -inf or age <= self.params.invalid_after:
+            return
+        self._silent = True
+        text = f'no status from {self.params.source} for {age:.0f} s'
+        self.raise_fault('partition.source', Severity.ERROR, text)
+        self._take(replace(self._source, quality=Quality.INVALID, power=nan, current=nan, max_charge_power=0.0,
+                           max_discharge_power=0.0, max_charge_current=0.0, max_discharge_current=0.0,
+                           limit_reasons=[text]), 0.0, False)
+        self.send(self.clock.now())
+
+    def _check_drift(self) -> None:
+        record, booked = self._partition.closed[-1], self._partition.booked
+        throughput = record.source.taken / 1000 + record.source.given / 1000
+        off = abs(throughput - booked)
+        self.set_fault(
+            record.counters is not None and not record.gap and off > DRIFT_WH + DRIFT_FRACTION * throughput,
+            'partition.drift', Severity.WARNING,
+            f'counters of {self.params.source} say {throughput:.0f} Wh, its power {booked:.0f} Wh in one period')
+
+    # -- commanding ----------------------------------------------------------------------------------
 
     def request(self, child: str, demand: Demand | None, now: float) -> None:
         """A child asks for a power (None = nothing). Requests are summed; opposite ones cancel at the source."""
-        if not hasattr(self, '_partition'):
+        if not self.has_child(child):
             return  # not configured: the children's readings grow old and say so
         before = self._requests.get(child)
         if demand is None:
@@ -175,10 +224,14 @@ class PartitionNode(BessNode):
                 return
         else:
             self._requests[child] = demand
-        requests = {name: d.power for name, d in self._requests.items()}
-        net = self._partition.net_request(requests)
+        self.send(now)
+
+    def send(self, now: float, *, only_changes: bool = False) -> None:
+        """Tell the source the sum of what the children may have."""
+        net = self._partition.net_request({name: d.power for name, d in self._requests.items()},
+                                          max(self.params.period, self._dt))
         self._in_force, self.reasons = net.granted, net.reasons
-        if not self.is_active:
+        if not self.is_active or (only_changes and net.source_power == self._sent):
             return
         leases = [d.lease for d in self._requests.values()] or [1.0]
         # The sum holds until the first lease ends, but at least until the other children had their next tick.
@@ -187,18 +240,46 @@ class PartitionNode(BessNode):
         reactive = [d.reactive_power for d in self._requests.values() if d.reactive_power == d.reactive_power]
         # The last child's rest also goes through here: zero is sent once, then the lease runs out.
         self._sender.send(net.source_power, sum(reactive) if reactive else nan, now, lease, term)
+        self._sent = net.source_power
+
+    # -- telling -------------------------------------------------------------------------------------
+
+    @property
+    def notices(self) -> list[str]:
+        """What people should know about the ledgers."""
+        return self._desk.notices + self._partition.broken_promises()
+
+    def _state(self) -> LedgerState:
+        return ledger_state(self._partition, self.clock, self.name, self.params.source, self.notices)
+
+    def _tell_ledgers(self) -> None:
+        if self._ledgers.get_subscription_count():
+            self._ledgers.publish(self._state())
+
+    def _on_get_ledgers(self, _: GetLedgers.Request, response: GetLedgers.Response) -> GetLedgers.Response:
+        response.state = self._state()
+        if self._partition.ledgers is None:
+            response.message = 'the energy of the source is not known yet'
+        return response
 
     def diagnostics(self) -> dict[str, Any]:
         """Ledgers for people."""
-        ledgers = self._partition.ledgers if hasattr(self, '_partition') else None
-        if not ledgers:
+        if not hasattr(self, '_partition'):
             return {}
-        return {
-            f'{name} {label} [Wh]': f'{value:.1f}'
-            for name, x in zip(self._partition.names, ledgers, strict=True)
-            for label, value in (('stored', x.energy), ('charged', x.charged), ('discharged', x.discharged),
-                                 ('lost', x.lost), ('correction', x.correction))
-        }
+        partition = self._partition
+        values: dict[str, Any] = {f'notice {i}': text for i, text in enumerate(self.notices, start=1)}
+        drift = partition.period.drift()
+        if drift[0] == drift[0]:
+            values['drift in the open period [Wh]'] = f'in {drift[0]:+.1f}, out {drift[1]:+.1f}'
+        if partition.ledgers:
+            values['corrections [Wh]'] = f'{fsum(abs(x.correction) for x in partition.ledgers):.1f}'
+            values |= {
+                f'{name} {label} [Wh]': f'{value:.1f}'
+                for name, x in zip(partition.names, partition.ledgers, strict=True)
+                for label, value in (('stored', x.energy), ('charged', x.charged), ('discharged', x.discharged),
+                                     ('moved in', x.moved_in), ('moved out', x.moved_out), ('lost', x.lost),
+                                     ('correction', x.correction))}
+        return values
 
 
 class PartitionChildNode(LogicalBatteryNode):
@@ -214,6 +295,28 @@ class PartitionChildNode(LogicalBatteryNode):
             raise RuntimeError(f'partition {self.params.partition!r} does not run in this process')
         self._owner = partition
         partition.attach(self)
+        if hasattr(partition, '_partition') and not partition.has_child(self.name):
+            self.retire()
+
+    def retire(self) -> None:
+        """This is no child any more: forget every request, and say so."""
+        self.forget()
+        self._given = BatteryReading(
+            limit_reasons=[f'no part of {self.params.partition} any more: removed while the site ran'])
+        self.changed()
+
+    def forget(self) -> None:
+        """Drop setpoint and schedule: whoever comes next must not run what another one asked for."""
+        self._leases.release()
+        self.demand = None
+        self.scheduling.forget()
+
+    def busy(self) -> str:
+        """Why this child should not be taken away now; '' = it rests."""
+        if self.demand is not None and self.demand.power != 0.0:
+            return f'{self.demand.source} asks it for {self.demand.power:.0f} W'
+        pending = len(self.schedule.entries(self.clock.wall()))
+        return f'it has {pending} scheduled request{"s" if pending > 1 else ""}' if pending else ''
 
     def take(self, reading: BatteryReading, reason: str) -> None:
         """A new reading from the partition."""
@@ -226,6 +329,64 @@ class PartitionChildNode(LogicalBatteryNode):
         """The partition's reading, aged."""
         return aged(self._given, now, self.params.max_age, self.params.invalid_after)
 
+    def members_below(self) -> list[str]:
+        """The source, on behalf of the partition."""
+        return [self._owner.params.source]
+
+    def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
+        """The sum with what all siblings have planned and promised: opposite ones cancel at the source."""
+        siblings = [over(c.scheduling.book.promised(), c.scheduling.own)
+                    for c in self._owner.children if c is not self]
+        return [(self._owner.params.source, total([plan, *siblings]))]
+
+    def member_reading(self, member: str) -> BatteryReading | None:
+        """The source as the partition last heard it."""
+        return self._owner.source
+
+    @property
+    def owner_label(self) -> str:
+        """The source knows the partition."""
+        return str(self._owner.get_name())
+
+    @property
+    def lead_time(self) -> float:
+        """That of the source."""
+        return self._owner.source.lead_time if self._owner.source.lead_time > 0.0 else 0.0
+
     def command(self, demand: Demand | None, now: float) -> None:
         """Ask the partition."""
         self._owner.request(self.name, demand, now)
+
+
+def child_params(partition: str, parameters: PartitionParams) -> ChildParams:
+    """Parameters of a child: those of its partition."""
+    return ChildParams(partition=partition, **{
+        f: getattr(parameters, f) for f in ('period', 'max_age', 'invalid_after', 'max_lease')})
+
+
+def start_child(ctx: NodeContext, name: str, parameters: ChildParams) -> PartitionChildNode:
+    """A child node made while the process runs. RuntimeError where the process cannot."""
+    if ctx.add_node is None:
+        raise RuntimeError('this process cannot make nodes while it runs')
+    node = PartitionChildNode(name, parameters, ctx)
+    ctx.add_node(node)
+    return node
+
+
+def end_child(ctx: NodeContext, node: PartitionChildNode) -> None:
+    """Undo `start_child`."""
+    node.close()
+    if ctx.remove_node is not None:
+        ctx.remove_node(node)
+    node.destroy_node()
+
+    def collect(_: object) -> None:
+        sweep.cancel()
+        gc.collect()
+
+    # It lies in reference cycles: until they are collected its services stay on the graph. A little later, because
+    # executor and callers still hold it now.
+    sweep = ctx.ticker.every(COLLECT_S, collect)
+
+
+__all__ = ['ChildParams', 'PartitionChildNode', 'PartitionNode', 'PartitionParams', 'ShareParams']

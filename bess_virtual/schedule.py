@@ -11,12 +11,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One accepted request. `value` in W (`is_power`) or A, + = charging."""
+    """One accepted request. `value` in W (`is_power`) or A, + = charging.
+
+    `start` is kept as it was asked for. One that lay in the past, or was zero, means "from now on"; so a
+    clock that is put back does not interrupt what already runs.
+    """
 
     event_id: int
     start: float
@@ -24,40 +27,32 @@ class Request:
     value: float
     is_power: bool = False
     source: str = ''
+    accepted: float = 0.0  # when; 0 = not recorded
+    request_id: str = ''  # the caller's own id; '' = none
 
     def covers(self, t: float) -> bool:
         """True for start <= t < end."""
         return self.start <= t < self.end
 
+    @property
+    def begins(self) -> float:
+        """When it begins: its start, or the moment of acceptance."""
+        return max(self.start, self.accepted)
 
-class Store(Protocol):
-    """Where accepted requests are kept over a restart (`bess_virtual.journal.Journal`)."""
-
-    def append(self, request: Request) -> None:
-        """Make the request durable, or raise OSError."""
-
-    def cancel(self, event_ids: list[int]) -> None:
-        """Make the cancellation durable, or raise OSError."""
-
-    def compact(self, requests: Iterable[Request], next_id: int) -> None:
-        """Replace the content by these requests, or raise OSError."""
-
-    def worth_compacting(self, live: int) -> bool:
-        """True when most of the content is history."""
+    def repeats(self, value: float, start: float, end: float, is_power: bool) -> bool:
+        """Whether a request with these values asks for the same."""
+        return (self.value, self.start, self.end, self.is_power) == (value, start, end, is_power)
 
 
 class Schedule:
     """Overlay ledger of requests. Not thread-safe; `at` and `next_boundary` cost O(log n).
 
-    `requests` and `next_id` restore a saved schedule; with a `store` every acceptance and
-    cancellation is durable before it is answered, and a store that fails refuses.
+    `requests` and `next_id` restore a saved schedule. `max_requests` that have not ended yet are held.
     """
 
-    def __init__(self, requests: Iterable[Request] = (), next_id: int = 1,
-                 store: Store | None = None, max_requests: int = 10_000) -> None:
+    def __init__(self, requests: Iterable[Request] = (), next_id: int = 1, max_requests: int = 10_000) -> None:
         self._requests = {r.event_id: r for r in sorted(requests, key=lambda r: r.event_id)}
         self.next_id = max([next_id, *(i + 1 for i in self._requests)])
-        self._store = store
         self._max_requests = max_requests
         # From _times[k] on, until _times[k + 1], _owners[k] wins (0: nobody).
         self._times: list[float] = [-inf]
@@ -67,63 +62,74 @@ class Schedule:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def add(self, value: float, start: float, end: float, *, now: float, is_power: bool = False,
-            source: str = '', bounds: tuple[float, float] = (-inf, inf)) -> tuple[bool, int, str]:
-        """Ask for `value` over [start, end). Returns (accepted, event id or 0, message).
+    def make(self, value: float, start: float, end: float, *, now: float, is_power: bool = False, source: str = '',
+             request_id: str = '', bounds: tuple[float, float] = (-inf, inf)) -> Request | str:
+        """A request for `value` over [start, end) with a new id, for `insert`; or why it is refused.
 
-        A start at or before `now` (also zero) begins now. Refused with the reason, changing nothing:
-        a value or time that is not finite, end before start, end not after `now`, a value outside
-        `bounds` (lowest, highest), too many requests, a store that cannot save.
+        A start at or before `now` (also zero) begins now. Refused are: a value or time that is not
+        finite, end before start, end not after `now`, a value outside `bounds` (lowest, highest), too
+        many requests.
         """
         unit = 'W' if is_power else 'A'
         if not isfinite(value):
-            return False, 0, f'{"power" if is_power else "current"} is {value}, not a finite number'
+            return f'{"power" if is_power else "current"} is {value}, not a finite number'
         if not isfinite(start) or not isfinite(end):
-            return False, 0, f'start {start} and end {end} must be finite'
+            return f'start {start} and end {end} must be finite'
         if end < start:
-            return False, 0, f'end is {start - end:g} s before start'
+            return f'end is {start - end:g} s before start'
         if end <= now:
-            return False, 0, f'end is {now - end:g} s in the past'
+            return f'end is {now - end:g} s in the past'
         low, high = bounds
         if not low <= value <= high:
-            return False, 0, f'{value:g} {unit} is outside of {low:g} to {high:g} {unit}'
+            return f'{value:g} {unit} is outside of {low:g} to {high:g} {unit}'
         if len(self._requests) >= self._max_requests:
-            return False, 0, f'the schedule is full ({self._max_requests} requests)'
-        request = Request(self.next_id, float(max(start, now)), float(end), float(value), is_power,
-                          source)
-        # Used up even when saving fails: part of the record may have reached the disk.
+            live = len(self.entries(now))
+            if live >= self._max_requests:
+                return f'the schedule is full ({self._max_requests} requests)'
+            if len(self._requests) >= 2 * self._max_requests:
+                self.prune(now)
+        request = Request(self.next_id, float(start), float(end), float(value), is_power, source, now, request_id)
+        # Used up even when the request comes to nothing: part of its record may have reached the disk.
         self.next_id += 1
-        if self._store is not None:
-            try:
-                self._store.append(request)
-            except OSError as error:
-                return False, 0, f'the request could not be saved: {error}'
+        return request
+
+    def insert(self, request: Request) -> str:
+        """Lay a request over the others; returns a hint in words."""
         self._requests[request.event_id] = request
         if request.start == request.end:
-            return True, request.event_id, 'the interval is empty: no effect'
-        covered = self._overlay(request)
+            return 'the interval is empty: no effect'
+        covered = [i for i in self._overlay(request) if self._requests[i].end > request.accepted]
         if not covered:
-            return True, request.event_id, ''
+            return ''
         names = ', '.join(str(i) for i in covered[:5]) + (', ...' if len(covered) > 5 else '')
-        return True, request.event_id, f'overlays event {names}'
+        return f'overlays event {names}'
 
-    def cancel(self, event_id: int) -> tuple[bool, int, str]:
-        """Take back one request, 0 = all. Returns (accepted, how many, message)."""
-        ids = list(self._requests) if event_id == 0 else [event_id]
-        if event_id != 0 and event_id not in self._requests:
-            return False, 0, f'there is no event {event_id}'
-        if not ids:
-            return True, 0, 'the schedule is empty'
-        if self._store is not None:
-            try:
-                self._store.cancel(ids)
-            except OSError as error:
-                return False, 0, f'the cancellation could not be saved: {error}'
-        for i in ids:
-            del self._requests[i]
-        if event_id == 0 or event_id in self._owners:
+    def add(self, value: float, start: float, end: float, *, now: float, is_power: bool = False,
+            source: str = '', bounds: tuple[float, float] = (-inf, inf)) -> tuple[bool, int, str]:
+        """`make` and `insert`. Returns (accepted, event id or 0, message)."""
+        made = self.make(value, start, end, now=now, is_power=is_power, source=source, bounds=bounds)
+        if isinstance(made, str):
+            return False, 0, made
+        return True, made.event_id, self.insert(made)
+
+    def remove(self, event_ids: Iterable[int]) -> int:
+        """Take requests back; what lies below resumes. Returns how many were there."""
+        gone = [i for i in event_ids if self._requests.pop(i, None) is not None]
+        if gone and not set(gone).isdisjoint(self._owners):
             self._rebuild()
-        return True, len(ids), ''
+        return len(gone)
+
+    def ids(self, event_id: int) -> list[int]:
+        """The requests that a cancellation means: one, or all for 0."""
+        if event_id == 0:
+            return list(self._requests)
+        return [event_id] if event_id in self._requests else []
+
+    def timeline(self, now: float) -> tuple[list[float], list[Request | None]]:
+        """Times from `now` on, and who decides from each of them to the next (one less)."""
+        k = bisect_right(self._times, now)
+        times = [now, *self._times[k:]]
+        return times, [self._requests.get(i) for i in self._owners[k - 1:-1]]
 
     def at(self, t: float) -> Request | None:
         """The latest accepted request that covers t, or None."""
@@ -143,21 +149,20 @@ class Schedule:
         """The request with this id while it is kept."""
         return self._requests.get(event_id)
 
-    def prune(self, now: float) -> list[Request]:
-        """Forget and return what has ended; shortens the store when worthwhile (may raise OSError).
-
-        `at` must not be asked for times before `now` afterwards.
-        """
-        ended = [r for r in self._requests.values() if r.end <= now]
+    def prune(self, before: float) -> list[Request]:
+        """Forget and return what ended at or before that time; `at` must not be asked for earlier times then."""
+        ended = [r for r in self._requests.values() if r.end <= before]
         for request in ended:
             del self._requests[request.event_id]
-        k = bisect_right(self._times, now) - 1
+        k = bisect_right(self._times, before) - 1
         if k > 0:
             self._times = [-inf, *self._times[k + 1:]]
             self._owners = self._owners[k:]
-        if self._store is not None and self._store.worth_compacting(len(self._requests)):
-            self._store.compact(self._requests.values(), self.next_id)
         return ended
+
+    def all(self) -> list[Request]:
+        """Every request that is kept, also ended ones."""
+        return list(self._requests.values())
 
     def _overlay(self, request: Request) -> list[int]:
         """Lay a new request over everything; returns whom it covers."""

@@ -13,6 +13,7 @@ from bess_core.params import param
 from bess_core.values import BatteryReading, ConverterReading
 
 from .demand import Demand
+from .lead import LeadTimes
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
 from .unit import Ages, UnitParams, dc_current_to_ac_power, limited, merge
 
@@ -29,6 +30,9 @@ class UnitNodeParams(LogicalBatteryParams):
     discharge_efficiency: float = param(0.95, '', 'converter efficiency DC to AC', low=0.5, high=1.0)
     max_charge_power: float = param(inf, 'W', 'configured limit, AC side', low=0.0)
     max_discharge_power: float = param(inf, 'W', 'configured limit, AC side', low=0.0)
+    lead_time: float = param(0.0, 's', 'from an order to its effect, from rest: schedules order so much earlier',
+                             low=0.0, high=3600.0)
+    lead_time_change: float = param(0.0, 's', 'the same from one power to another and to rest', low=0.0, high=3600.0)
     lease: float = param(2.0, 's', 'how long the converter keeps an order without a new one', low=0.1, high=60.0)
 
 
@@ -42,6 +46,7 @@ class UnitNode(LogicalBatteryNode):
         p = self.params
         self._bms = BatteryReading()
         self._converter = ConverterReading()
+        self.parts = frozenset({'bms', 'converter'})
         self._ages = Ages(p.bms_max_age, p.bms_invalid_after, p.max_age, p.invalid_after)
         self._unit = UnitParams(p.charge_efficiency, p.discharge_efficiency, p.max_charge_power,
                                 p.max_discharge_power)
@@ -60,11 +65,11 @@ class UnitNode(LogicalBatteryNode):
 
     def _on_bms(self, message: BatteryStatus) -> None:
         self._bms = battery_from_msg(message, self.clock)
-        self.changed()
+        self.changed('bms')
 
     def _on_converter(self, message: InverterStatus) -> None:
         self._converter = converter_from_msg(message, self.clock)
-        self.changed()
+        self.changed('converter')
 
     def measure(self, now: float) -> BatteryReading:
         """Both halves merged."""
@@ -78,6 +83,16 @@ class UnitNode(LogicalBatteryNode):
         p = self.params
         return dc_current_to_ac_power(
             current, voltage, p.charge_efficiency if current > 0 else p.discharge_efficiency)
+
+    @property
+    def efficiencies(self) -> tuple[float, float]:
+        """Of the converter."""
+        return self.params.charge_efficiency, self.params.discharge_efficiency
+
+    @property
+    def lead(self) -> LeadTimes:
+        """As configured."""
+        return LeadTimes(self.params.lead_time, self.params.lead_time_change)
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Held to the unit's limits, on to the converter (whose own gate looks again)."""

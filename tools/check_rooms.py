@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     'bess_core': set(),
     'bess_drivers': {'bess_core'},
-    'bess_virtual': {'bess_core'},
+    'bess_virtual': {'bess_core', 'bess_drivers'},
     'bess_control': {'bess_core', 'bess_virtual'},
     'bess_telemetry': {'bess_core'},
     'bess_sim': {'bess_core'},

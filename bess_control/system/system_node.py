@@ -269,7 +269,7 @@ def _as_json(name: str, text: str) -> str:
 
 
 def _load(path: Path, folder: Path, values: dict[str, str]) -> site_module.Site:
-    return site_module.load(path, variables={'state': str(folder)}, recorded=[f'{n}={v}' for n, v in values.items()])
+    return site_module.load(path, state=folder, recorded=[f'{n}={v}' for n, v in values.items()])
 
 
 def _parameters(site: site_module.Site) -> dict[str, SiteParameter]:

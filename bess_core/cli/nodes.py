@@ -144,8 +144,9 @@ def describe_type(name: str) -> dict[str, Any]:
     from .. import params, plugins
     from .. import site as site_module
 
-    kind = next((k for k, group in (('node', plugins.NODES), ('driver', plugins.DRIVERS),
-                                    ('mode', plugins.MODES)) if name in plugins.available(group)), '')
+    groups = (('node', plugins.NODES), ('driver', plugins.DRIVERS), ('battery', plugins.BATTERIES),
+              ('mode', plugins.MODES))
+    kind = next((k for k, group in groups if name in plugins.available(group)), '')
     out: dict[str, Any] = {'type': name, 'kind': kind, 'role': '', 'doc': '', 'error': '', 'parameters': []}
     try:
         cls = site_module.resolve_type(name)

@@ -15,6 +15,8 @@ EXAMPLES = """
   bess schedule house --current -10 --start +10s --for 1h
   bess schedule house list                              pending and running requests
   bess schedule house at 18:30                          what will run then
+  bess schedule house --power 3kW --for 4h --strict     refused when the stored energy cannot serve it
+  bess schedule house --power 3kW --for 4h --id car-1   may be repeated: the same id is accepted only once
   bess schedule house cancel 7                          one request; `cancel all` takes back all
 + = charging, - = discharging. A later request wins where two overlap. Times are local unless they say
 otherwise (2026-05-01T12:00Z).
@@ -36,6 +38,9 @@ def add_parser(commands: Any) -> None:
     end = parser.add_mutually_exclusive_group()
     end.add_argument('--for', dest='length', metavar='DURATION', help='90 (s), 30m, 1h30m')
     end.add_argument('--end', metavar='TIME', help='as --start; +30m counts from now')
+    parser.add_argument('--strict', action='store_true', help='refuse what the stored energy cannot serve')
+    parser.add_argument('--id', default='', metavar='TEXT',
+                        help='your own id of this request: repeated with the same id it is added only once')
     add_site(parser)
     add_json(parser)
 
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         at = words.moment(args.value, time.time()) if args.action == 'at' else 0.0
     except ValueError as error:
         raise CliError(str(error), 2) from error
-    return _list(args, at)
+    return _at(args, at) if args.action == 'at' else _list(args)
 
 
 def _request(args: argparse.Namespace, now: float) -> tuple[float, float, float]:
@@ -99,7 +104,9 @@ def _set(args: argparse.Namespace, value: float, start: float, end: float) -> in
 
         battery = _battery(session, args)
         kind = ScheduleSetPower if is_power else ScheduleSetCurrent
-        request = kind.Request(start=wall_stamp(start), end=wall_stamp(end))
+        # "now" is a zero stamp: the battery's own now, whatever is put right on its clock later.
+        request = kind.Request(start=wall_stamp(0.0 if args.start == 'now' else start), end=wall_stamp(end),
+                               strict=args.strict, request_id=args.id, source='bess schedule')
         setattr(request, 'power' if is_power else 'current', float(value))
         answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request)
     unit = 'W' if is_power else 'A'
@@ -108,7 +115,9 @@ def _set(args: argparse.Namespace, value: float, start: float, end: float) -> in
             f'{words.local(end)} ({words.span(end - start)}){hint}' if answer.accepted
             else f'{battery}: refused: {answer.message}')
     values = {'battery': battery, 'accepted': answer.accepted, 'event_id': answer.event_id,
-              'message': answer.message, 'value': value, 'unit': unit, 'start': start, 'end': end}
+              'message': answer.message, 'value': value, 'unit': unit, 'start': start, 'end': end,
+              'repeated': answer.repeated, 'runs_out': answer.runs_out.sec + answer.runs_out.nanosec * 1e-9 or None,
+              'shortfall': answer.shortfall if answer.shortfall == answer.shortfall else None}
     return accepted(answer.accepted, text, json_values=values if args.json else None)
 
 
@@ -125,33 +134,47 @@ def _cancel(args: argparse.Namespace, event: int) -> int:
     return accepted(answer.accepted, text, json_values=values if args.json else None)
 
 
-def _list(args: argparse.Namespace, at: float) -> int:
+def _at(args: argparse.Namespace, at: float) -> int:
+    with open_session(args.timeout) as session:
+        from bess.srv import ScheduleAt
+
+        from ..convert import wall_stamp
+
+        battery = _battery(session, args)
+        answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)))
+    unit = 'W' if answer.is_power else 'A'
+    until = answer.until.sec + answer.until.nanosec * 1e-9
+    if args.json:
+        print_json({'battery': battery, 'at': at, 'active': answer.active, 'event_id': answer.event_id or None,
+                    'value': answer.value if answer.active else None, 'unit': unit if answer.active else None,
+                    'power': answer.power if answer.power == answer.power else None, 'source': answer.source or None,
+                    'owner': answer.owner or None, 'until': until or None})
+        return 0
+    who = f'for {answer.owner}' if answer.owner else f'event {answer.event_id}'
+    what = f'{amount(answer.value, unit)} ({who})' if answer.active else 'no request'
+    print(f'{battery} at {words.local(at)}: {what}{f", until {words.local(until)}" if until else ""}')
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
     with open_session(args.timeout) as session:
         from bess.srv import ListSchedule
 
-        from ..convert import wall_stamp
         from .render import plain, table
 
         battery = _battery(session, args)
-        answer = session.call(f'{battery}/list_schedule', ListSchedule,
-                              ListSchedule.Request(at=wall_stamp(at)))
+        answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request())
     entries = [plain(e) for e in answer.entries]
-    unit = 'W' if answer.is_power_at else 'A'
     if args.json:
-        print_json({'battery': battery, 'at': at or None, 'active_at': answer.active_at,
-                    'value_at': answer.value_at if answer.active_at else None,
-                    'unit_at': unit if answer.active_at else None, 'entries': entries})
-        return 0
-    if args.action == 'at':
-        what = amount(answer.value_at, unit) if answer.active_at else 'no request'
-        print(f'{battery} at {words.local(at)}: {what}')
+        print_json({'battery': battery, 'entries': entries})
         return 0
     if not entries:
         print(f'{battery}: no requests')
         return 0
-    print(table(['event', 'value', 'start (local time)', 'end', 'running', 'asked by'], [
+    print(table(['event', 'value', 'start (local time)', 'end', 'running', 'asked by', 'id'], [
         [str(e['event_id']), amount(e['value'], 'W' if e['is_power'] else 'A'), words.local(e['start']),
-         words.local(e['end']), 'yes' if e['running'] else 'no', e['source'] or '-'] for e in entries]))
+         words.local(e['end']), 'yes' if e['running'] else 'no', e['source'] or '-', e['request_id'] or '-']
+        for e in entries]))
     return 0
 
 

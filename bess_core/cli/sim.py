@@ -52,8 +52,7 @@ def _run(args: argparse.Namespace, state: Path) -> int:
     from .. import site as site_module
 
     try:
-        site = site_module.load(site_module.find(args.site), overrides=args.set,
-                                variables={'state': str(state)})
+        site = site_module.load(site_module.find(args.site), overrides=args.set, state=state)
     except site_module.SiteError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .checks import Finding, access_advice, fail, ok, warn
-from .up import default_state
+from .up import changes, default_state
 
 CONNECT_S = 2.0
 _TCP_PORTS = {'tcp': 502}
@@ -28,12 +28,14 @@ def check_site(name: str, state: Path | None, overrides: Sequence[str]) -> Itera
 
     folder = state_folder_of(name, state)
     try:
-        site = site_module.load(site_module.find(name), overrides=overrides, variables={'state': str(folder)})
+        site = site_module.load(site_module.find(name), overrides=overrides, state=folder)
     except site_module.SiteError as error:
         for message in error.messages:
             yield fail('site file', message, 'correct the file; `bess nodes types TYPE` shows what is allowed')
         return
     yield ok('site file', f'{site.path}: {len(site.nodes)} nodes in {len(site.processes)} processes')
+    if site.overlay.revision:
+        yield ok('topology', changes(site))
     running = is_running(folder)
     yield ok('site', f'is running with {folder}' if running else 'is not running')
     simulated = _simulated(site)

@@ -50,9 +50,17 @@ def load_site(args: argparse.Namespace) -> tuple[Site, Path]:
     path = site_module.find(args.site)
     state = args.state.absolute() if args.state else None
     probe = state or default_state(path.stem)
-    site = site_module.load(path, overrides=args.set, variables={'state': str(probe)},
+    site = site_module.load(path, overrides=args.set, state=probe,
                             check_simulation=not args.no_sim)
     return site, probe
+
+
+def changes(site: Site) -> str:
+    """What was changed at run time, in one line."""
+    o = site.overlay
+    parts = (('created', o.created), ('changed', o.changed), ('removed', o.removed))
+    what = '; '.join(f'{word} {", ".join(names)}' for word, names in parts if names)
+    return f'topology revision {o.revision}, on top of the site file: {what or "as in the file"}'
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.check:
         print(f'{site.path}: ok, {len(site.nodes)} nodes in {len(site.processes)} processes')
+        if site.overlay.revision:
+            print(changes(site))
         return 0
     from ..supervisor import lock_state
 
@@ -192,6 +202,8 @@ class _Display:
                   f'{now - self._started:.1f} s; state folder {self._state}', file=self._out)
             for line in self._urls():
                 print(line, file=self._out)
+            if self._site.overlay.revision:
+                print(changes(self._site), file=self._out)
             self._out.flush()
         period = TABLE_S if self._mode == 'full' else BRIEF_S
         if self._mode == 'off' or now - self._last < period:

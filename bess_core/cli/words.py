@@ -44,7 +44,7 @@ def moment(text: str, now: float) -> float:
         raise ValueError(
             f'{text!r} is not a time; examples: now, +10s, 18:30, 2026-05-01T12:00, '
             '2026-05-01T12:00Z') from None
-    return at.timestamp()  # a time without offset is local time
+    return at.timestamp() if at.tzinfo is not None else _local_epoch(at)  # without offset it is local time
 
 
 def _next_clock(found: re.Match[str], text: str, now: float) -> float:
@@ -53,11 +53,25 @@ def _next_clock(found: re.Match[str], text: str, now: float) -> float:
         wanted = clock_time(hour, minute, second)
     except ValueError:
         raise ValueError(f'{text!r} is not a time of day (00:00 to 23:59:59)') from None
-    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local time is what people mean by 18:30
-    at = datetime.combine(today.date(), wanted)
-    if at.timestamp() < now:
-        at += timedelta(days=1)
-    return at.timestamp()
+    today = datetime.fromtimestamp(now).date()  # noqa: DTZ006 - local time is what people mean by 18:30
+    at = datetime.combine(today, wanted)
+    last = at.replace(fold=1).timestamp()
+    if max(at.timestamp(), last) < now:
+        return _local_epoch(at + timedelta(days=1))
+    if at.timestamp() < now <= last:
+        return last  # the clock is put back today, and only the second one lies ahead
+    return _local_epoch(at)
+
+
+def _local_epoch(at: datetime) -> float:
+    """Epoch seconds of a local time. ValueError when the clock shows it twice, or never, on that day."""
+    first, second = at.replace(fold=0), at.replace(fold=1)
+    if first.timestamp() == second.timestamp():
+        return first.timestamp()
+    if first.timestamp() < second.timestamp():
+        either = ' or '.join(t.astimezone().isoformat(timespec='seconds') for t in (first, second))
+        raise ValueError(f'{at:%Y-%m-%d %H:%M} happens twice, the clock is put back: say {either}')
+    raise ValueError(f'{at:%Y-%m-%d %H:%M} does not exist, the clock is put forward: say an hour earlier or later')
 
 
 def quantity(text: str, unit: str) -> float:

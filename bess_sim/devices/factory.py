@@ -257,6 +257,16 @@ def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> Run
     return CanBmsSimulator(plant, _unit_of(config), faults, config.address, **options)
 
 
+def _serial_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.serial_bms import KINDS
+    from bess_sim.devices.serial_line import SerialLine
+
+    kind, usual = KINDS[config.kind]
+    options = _options(config, unit_id=usual)
+    bms: Any = kind(plant, _unit_of(config), faults, options['unit_id'])
+    return SerialLine(link_path(config.address), faults, bms.answer)
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
@@ -266,6 +276,7 @@ BUILDERS: dict[str, Builder] = {
     'registers': _registers,
     'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
+    **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,45 @@ def test_a_clock_time_that_has_passed_is_tomorrow() -> None:
 def test_moments_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r'time|duration'):
         words.moment(text, NOW)
+
+
+@pytest.fixture
+def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time as in Berlin: put forward on the last Sunday of March, back on that of October."""
+    monkeypatch.setenv('TZ', 'CET-1CEST,M3.5.0,M10.5.0/3')
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures('central_europe')
+def test_local_times_around_the_change_of_clocks() -> None:
+    def utc(text: str) -> float:
+        return datetime.fromisoformat(text + ':00+00:00').timestamp()
+
+    noon = utc('2026-10-24T10:00')
+    with pytest.raises(ValueError, match=r'twice.*2026-10-25T02:30:00\+02:00 or 2026-10-25T02:30:00\+01:00'):
+        words.moment('2026-10-25T02:30', noon)
+    assert words.moment('2026-10-25T02:30+02:00', noon) == utc('2026-10-25T00:30')
+    assert words.moment('2026-10-25T02:30+01:00', noon) == utc('2026-10-25T01:30')
+    assert words.moment('2026-10-25T01:59', noon) == utc('2026-10-24T23:59')
+    assert words.moment('2026-10-25T03:00', noon) == utc('2026-10-25T02:00')
+    with pytest.raises(ValueError, match='twice'):
+        words.moment('02:30', utc('2026-10-24T22:00'))
+    assert words.moment('02:30', utc('2026-10-25T00:45')) == utc('2026-10-25T01:30'), 'only the second lies ahead'
+    assert words.moment('02:30', utc('2026-10-25T02:00')) == utc('2026-10-26T01:30')
+    with pytest.raises(ValueError, match='does not exist'):
+        words.moment('2026-03-29T02:30', noon)
+    with pytest.raises(ValueError, match='does not exist'):
+        words.moment('02:30', utc('2026-03-28T20:00'))
+    assert words.moment('03:00', utc('2026-03-28T20:00')) == utc('2026-03-29T01:00')
+    args = argparse.Namespace(power='5', current=None, start='22:00', end='06:00', length=None)
+    _, start, end = schedule._request(args, noon)
+    assert (end - start) / 3600.0 == 9.0, 'the night is one hour longer'
+    args = argparse.Namespace(power='5', current=None, start='2026-10-24T22:00', end=None, length='8h')
+    _, start, end = schedule._request(args, noon)
+    assert end - start == 8 * 3600.0, 'a duration is a duration'
 
 
 @given(st.text(max_size=20))
@@ -570,7 +610,16 @@ def test_schedule(bess: Any) -> None:
     listed = bess('schedule', 'house', 'list')
     assert listed.code == 0 and 'charge 1500 W' in listed.out and event in listed.out
     at = bess('schedule', 'house', 'at', '+1m')
-    assert at.code == 0 and 'charge 1500 W' in at.out
+    assert at.code == 0 and f'charge 1500 W (event {event}), until 20' in at.out
+    there = json.loads(bess('schedule', 'house', 'at', '+1m', '--json').out)
+    assert (there['active'], there['value'], there['unit'], there['event_id']) == (True, 1500.0, 'W', int(event))
+    assert 'no request' in bess('schedule', 'house', 'at', '+2h').out
+    strict = bess('schedule', 'house', '--power', '5', '--for', '5', '--strict')
+    assert strict.code == 1 and 'refused: strict' in strict.err
+    named = json.loads(bess('schedule', 'house', '--power', '5', '--for', '5', '--id', 'car-1', '--json').out)
+    entry = next(e for e in json.loads(bess('schedule', 'house', 'list', '--json').out)['entries']
+                 if e['event_id'] == named['event_id'])
+    assert (entry['request_id'], entry['source'], entry['start']) == ('car-1', 'bess schedule', 0.0), 'now = zero stamp'
     assert bess('schedule', 'house', 'cancel', event).code == 0
     again = bess('schedule', 'house', 'cancel', event)
     assert again.code == 1 and 'no such request' in again.err
@@ -701,7 +750,7 @@ def serve() -> None:
     from std_srvs.srv import SetBool, Trigger
 
     from bess.msg import BatteryStatus, CellArray, MeterStatus, ScheduleEntry, SystemState
-    from bess.srv import CancelSchedule, ListSchedule, ScheduleSetCurrent, ScheduleSetPower, SetMode
+    from bess.srv import CancelSchedule, ListSchedule, ScheduleAt, ScheduleSetCurrent, ScheduleSetPower, SetMode
     from bess_core import qos
     from bess_core.clock import Clock
     from bess_core.context import NodeContext
@@ -741,20 +790,26 @@ def serve() -> None:
             cells.publish(CellArray(voltages=[3.3, 3.302, 3.304], temperatures=[21.5], balancing=[False, False, True]))
 
         def add(value: float, is_power: bool, request: Any, response: Any) -> Any:
-            response.accepted = abs(value) <= 5000.0
+            response.accepted = abs(value) <= 5000.0 and not request.strict
+            response.message = 'strict' if request.strict else ''
             if response.accepted:
                 response.event_id = len(entries) + 5
                 entries[response.event_id] = ScheduleEntry(
-                    event_id=response.event_id, start=request.start, end=request.end, is_power=is_power, value=value)
-            else:
+                    event_id=response.event_id, start=request.start, end=request.end, is_power=is_power, value=value,
+                    source=request.source, request_id=request.request_id)
+            elif not request.strict:
                 response.message = 'at most 5000 W'
             return response
 
         def listing(request: Any, response: Any) -> Any:
             response.entries = list(entries.values())
-            hits = [e for e in entries.values() if e.start.sec <= request.at.sec < e.end.sec]
-            if hits:
-                response.active_at, response.is_power_at, response.value_at = True, True, hits[-1].value
+            return response
+
+        def at(request: Any, response: Any) -> Any:
+            for e in entries.values():
+                if e.start.sec <= request.at.sec < e.end.sec:
+                    response.active, response.is_power, response.value = True, True, e.value
+                    response.event_id, response.until = e.event_id, e.end
             return response
 
         def cancel(request: Any, response: Any) -> Any:
@@ -783,7 +838,8 @@ def serve() -> None:
         for name, kind, answer in (
                 ('house/schedule_set_power', ScheduleSetPower, lambda q, r: add(q.power, True, q, r)),
                 ('house/schedule_set_current', ScheduleSetCurrent, lambda q, r: add(q.current, False, q, r)),
-                ('house/list_schedule', ListSchedule, listing), ('house/cancel_schedule', CancelSchedule, cancel),
+                ('house/list_schedule', ListSchedule, listing), ('house/schedule_at', ScheduleAt, at),
+                ('house/cancel_schedule', CancelSchedule, cancel),
                 ('again', Trigger, mute), ('house/again', Trigger, mute), ('mute', Trigger, mute),
                 ('site/set_mode', SetMode, set_mode),
                 ('site/start', Trigger, lambda q, r: say(False, 'refused', r)),

@@ -20,7 +20,7 @@ CASES = {
     'meter': (MeterReading, MeterStatus, convert.meter_to_msg, convert.meter_from_msg),
 }
 ENUMS = {'quality': Quality, 'mode': Mode, 'contactor': Contactor, 'state': ConverterState}
-NOT_SENT = {'cells', 'temperatures', 'balancing', 'alarms'}
+NOT_SENT = {'cells', 'temperatures', 'balancing', 'alarms', 'next_power', 'next_change'}
 
 
 def draw(kind: Any, rng: random.Random) -> Any:
@@ -33,7 +33,7 @@ def draw(kind: Any, rng: random.Random) -> Any:
             values[f.name] = rng.choice([-math.inf, float(rng.randrange(1000))])
         elif f.name in ENUMS:
             values[f.name] = rng.choice(list(ENUMS[f.name]))
-        elif f.name == 'limit_reasons':
+        elif f.name in ('limit_reasons', 'missing'):
             values[f.name] = rng.choice([[], ['bms: cell 7 at 3.62 V'], ['a', 'b']])
         elif f.type == 'bool':
             values[f.name] = rng.random() < 0.5

@@ -82,7 +82,7 @@ def test_damaged_changes_stop_with_the_line(tmp_path: Path, line: str) -> None:
 def load(tmp_path: Path, text: str = SITE, *overrides: str) -> site_module.Site:
     file = tmp_path / 'site.yaml'
     file.write_text(text)
-    return site_module.load(file, variables={'state': str(tmp_path / 'state')}, overrides=overrides)
+    return site_module.load(file, state=tmp_path / 'state', overrides=overrides)
 
 
 def test_a_site_is_its_file_and_its_changes(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def system(graph: Any, tmp_path: Path) -> Any:
     file = tmp_path / 'site.yaml'
     file.write_text(SITE)
     graph.ctx = replace(graph.ctx, state_dir=tmp_path / 'state', nodes={})
-    graph.ctx.site = site_module.load(file, variables={'state': str(tmp_path / 'state')})
+    graph.ctx.site = site_module.load(file, state=tmp_path / 'state')
     node = graph.add(SystemNode, 'system', {'battery': 'bms', 'period': 0.1, 'serial': 'S1'})
     graph.up(node)
     return node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import threading
@@ -463,6 +464,36 @@ def test_browser_shows_limits_cells_and_the_reason(inside: Page) -> None:
         in decision
     )
     assert '\u22123.2 kW \u2192 \u22122.5 kW' in decision
+
+
+def node(name: str, kind: str, *members: str, role: str = 'battery') -> dict[str, object]:
+    return {'name': name, 'type': kind, 'role': role, 'members': members, 'children': (), 'origin': 'site'}
+
+
+TREE = (node('garage_bms', 'jbd', role='bms'), node('garage', 'unit', 'garage_bms'), node('all', 'aggregate', 'garage'))
+
+
+def test_topology_of_the_view_and_of_old_values(site: Site) -> None:
+    site.feed()
+    assert site.view.snapshot()['tree'] == []
+    site.view.update_topology(TREE)
+    found = [(r['stem'], r['name'], r.get('power'), r['quality']) for r in site.view.snapshot()['tree']]
+    assert found == [('', 'all', -1200.0, 'ok'), ('\u2514\u2500 ', 'garage', -1200.0, 'ok'),
+                     ('   \u2514\u2500 ', 'garage_bms', None, '')]
+    site.now += 5.0
+    assert site.view.snapshot()['tree'][0]['quality'] == 'stale'
+
+
+def test_browser_shows_the_topology_as_it_changes(inside: Page) -> None:
+    assert not inside.find('tree').is_displayed()
+    inside.site.view.update_topology(TREE)
+    inside.wait_text('tree-garage', 'unit')
+    row = inside.text('tree-garage')
+    assert '63 %' in row and 'bms: cell 7 at 3.42 V' in row and '1.8 kW' in row
+    inside.site.view.update_topology([*TREE, node('new', 'aggregate', 'all')])
+    inside.wait_text('tree-new', 'aggregate')
+    if os.environ.get('BESS_SCREENSHOT'):
+        inside.driver.save_screenshot(os.environ['BESS_SCREENSHOT'])
 
 
 def test_browser_charts_grow(inside: Page) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
+import threading
 from math import pi
 
 import pytest
@@ -9,14 +11,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bess_virtual import journal as module
-from bess_virtual.journal import Journal, decode, encode, parse
-from bess_virtual.schedule import Schedule
+from bess_virtual.journal import Committer, Journal, added, cancelled, decode, encode, parse
+from bess_virtual.schedule import Request, Schedule
+
+
+class Kept(Schedule):
+    """A schedule whose requests are on disk before they are accepted, as the node has it."""
+
+    def __init__(self, journal):
+        super().__init__(journal.content.requests.values(), journal.content.next_id)
+        self.journal = journal
+
+    def add(self, *args, request_id='', **kwargs):
+        made = self.make(*args, request_id=request_id, **kwargs)
+        assert isinstance(made, Request), made
+        try:
+            self.journal.append(added(made))
+        except OSError as error:
+            return False, 0, str(error)
+        return True, made.event_id, self.insert(made)
+
+    def cancel(self, event_id):
+        ids = self.ids(event_id)
+        try:
+            self.journal.append(cancelled(ids))
+        except OSError as error:
+            return False, 0, str(error)
+        return True, self.remove(ids), ''
 
 
 def reopen(path):
     journal = Journal(path)
-    content = journal.content
-    return journal, Schedule(content.requests.values(), content.next_id, journal)
+    return journal, Kept(journal)
 
 
 def test_schedule_survives_a_restart_bit_by_bit(tmp_path):
@@ -128,13 +154,15 @@ def test_accepted_only_after_fsync_and_refused_when_the_disk_fails(tmp_path, mon
 def test_compaction_keeps_requests_and_ids(tmp_path):
     path = tmp_path / 'j'
     journal = Journal(path)
-    schedule = Schedule(store=journal)
+    schedule = Kept(journal)
     for i in range(20):
         schedule.add(i, 5, 100 if i == 3 else 50, now=1)
     for _ in range(1000):
         assert schedule.cancel(schedule.add(1, 60, 70, now=1)[1])[0]
     size = path.stat().st_size
     schedule.prune(55)
+    assert journal.worth_compacting(len(schedule))
+    journal.compact(schedule.all(), schedule.next_id)
     assert path.stat().st_size < size / 100
     schedule.add(1, 60, 70, now=55)
     journal.close()
@@ -156,3 +184,66 @@ def test_second_process_is_kept_out(tmp_path):
     journal = Journal(tmp_path / 'j')
     assert journal.content.next_id == 5
     journal.close()
+
+
+def test_callers_ids_stay_used_up_after_the_end_a_cancellation_and_a_compaction(tmp_path):
+    path = tmp_path / 'j'
+    journal, schedule = reopen(path)
+    schedule.add(1, 5, 6, now=1, request_id='a')
+    schedule.add(2, 5, 7, now=1, request_id='b')
+    schedule.add(3, 5, 7, now=1)
+    schedule.cancel(2)
+    journal.close()
+    journal, schedule = reopen(path)
+    assert {k: r.event_id for k, r in journal.content.answered.items()} == {'a': 1, 'b': 2}
+    assert journal.content.answered['b'].repeats(2.0, 5.0, 7.0, False)
+    live = {r.event_id for r in schedule.all()}
+    journal.compact(schedule.all(), schedule.next_id, [r for r in journal.content.answered.values()
+                                                       if r.event_id not in live])
+    journal.close()
+    journal, schedule = reopen(path)
+    assert {k: r.event_id for k, r in journal.content.answered.items()} == {'a': 1, 'b': 2}
+    assert [r.event_id for r in schedule.all()] == [1, 3]
+    journal.close()
+
+
+def test_only_the_latest_callers_ids_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, 'ANSWERS', 3)
+    lines = [encode(added(Request(i, 1.0, 2.0, 3.0, request_id=f'r{i}'))) for i in range(1, 6)]
+    assert list(parse(b''.join(lines)).answered) == ['r3', 'r4', 'r5']
+
+
+def test_a_crowd_of_records_shares_syncs_and_keeps_its_order(tmp_path, monkeypatch):
+    posted = queue.Queue()
+    journal = Journal(tmp_path / 'j')
+    committer = Committer(journal, posted.put)
+    syncs = []
+    gate = threading.Event()
+    real = os.fsync
+    monkeypatch.setattr(module.os, 'fsync', lambda f: (gate.wait(10), syncs.append(f), real(f)))
+    answers = []
+    for i in range(1, 501):
+        committer.submit(added(Request(i, 1.0, 2.0, 3.0)), lambda e, i=i: answers.append((i, e)))
+    gate.set()
+    for _ in range(500):
+        posted.get(timeout=10)()
+    assert answers == [(i, None) for i in range(1, 501)]
+    assert len(syncs) <= 3
+    committer.close()
+    assert sorted(parse((tmp_path / 'j').read_bytes()).requests) == list(range(1, 501))
+
+
+def test_a_full_disk_refuses_the_whole_batch_and_the_next_is_served(tmp_path, monkeypatch):
+    posted = queue.Queue()
+    committer = Committer(Journal(tmp_path / 'j'), posted.put)
+    monkeypatch.setattr(module.os, 'write', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'full')))
+    answers = []
+    committer.submit(added(Request(1, 1.0, 2.0, 3.0)), answers.append)
+    posted.get(timeout=10)()
+    assert 'full' in str(answers[0])
+    monkeypatch.undo()
+    committer.submit(added(Request(2, 1.0, 2.0, 3.0)), answers.append)
+    posted.get(timeout=10)()
+    assert answers[1] is None
+    committer.close()
+    assert sorted(parse((tmp_path / 'j').read_bytes()).requests) == [2]

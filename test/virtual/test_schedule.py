@@ -61,7 +61,7 @@ def test_random_schedules_against_the_oracle():
             if rng.random() < 0.25:
                 gone = rng.choice(oracle.requests)
                 oracle.requests.remove(gone)
-                assert schedule.cancel(gone[0]) == (True, 1, '')
+                assert schedule.remove(schedule.ids(gone[0])) == 1
         compare(schedule, oracle)
         now = float(rng.randint(0, END))
         schedule.prune(now)
@@ -78,7 +78,7 @@ def test_schedules_against_the_oracle(steps):
         _, event_id, _ = schedule.add(a * 1.1 - b, start, end, now=0)
         oracle.requests.append((event_id, start, end, a * 1.1 - b))
         if cancel:
-            schedule.cancel(oracle.requests.pop(0)[0])
+            schedule.remove([oracle.requests.pop(0)[0]])
     compare(schedule, oracle)
 
 
@@ -104,9 +104,9 @@ def test_start_zero_or_past_begins_now():
     schedule = Schedule()
     for start in (0, 3):
         schedule.add(1.25, start, 20, now=5)
-        assert schedule.entries(5)[-1].start == 5
-    assert schedule.at(4.999) is None
+        assert schedule.entries(5)[-1].begins == 5
     assert schedule.at(5).value == 1.25
+    assert schedule.at(2).event_id == 1, 'a clock put back does not interrupt what began "now"'
     assert schedule.at(20) is None
 
 
@@ -115,11 +115,11 @@ def test_older_request_resumes_and_zero_is_a_request():
     schedule.add(10, 1, 10, now=0)
     accepted, event_id, message = schedule.add(0, 3, 5, now=0, is_power=True, source='ui')
     assert (accepted, event_id, message) == (True, 2, 'overlays event 1')
-    assert schedule.at(3) == Request(2, 3.0, 5.0, 0.0, True, 'ui')
+    assert schedule.at(3) == Request(2, 3.0, 5.0, 0.0, True, 'ui', 0)
     assert [schedule.at(t).value for t in (2, 3, 4.999, 5)] == [10, 0, 0, 10]
     assert schedule.add(7, 10, 12, now=0)[2] == ''  # touches only
-    assert schedule.cancel(9) == (False, 0, 'there is no event 9')
-    assert schedule.cancel(0) == (True, 3, '')
+    assert schedule.ids(9) == [] and schedule.remove([9]) == 0
+    assert schedule.remove(schedule.ids(0)) == 3
     assert schedule.at(3) is None and schedule.next_boundary(0) is None
     assert schedule.add(1, 1, 2, now=0)[1] == 4  # ids are not used again
 
@@ -131,12 +131,15 @@ def test_empty_interval_has_no_effect():
     assert accepted and 'no effect' in message
     assert schedule.at(4).event_id == 1
     assert schedule.next_boundary(1) == 9
-    assert schedule.cancel(event_id)[0]
+    assert schedule.remove([event_id]) == 1
 
 
 def test_full_schedule_refuses():
     schedule = Schedule(max_requests=2)
     assert [schedule.add(1, 1, 2, now=0)[0] for _ in range(3)] == [True, True, False]
+    assert [schedule.add(1, 3, 4, now=2)[0] for _ in range(3)] == [True, True, False], 'ended ones do not count'
+    assert schedule.add(1, 7, 9, now=5)[0]
+    assert len(schedule) == 1, 'far above the limit ended ones are forgotten at once'
 
 
 def test_many_requests_stay_quick():

@@ -153,7 +153,8 @@ def test_the_whole_contract_is_offered(graph: Any, kind: Kind) -> None:
     services = dict(graph.peer.get_service_names_and_types_by_node(kind.name, '/site'))
     for name, type_ in (('get_status', 'GetStatus'), ('schedule_set_current', 'ScheduleSetCurrent'),
                         ('schedule_set_power', 'ScheduleSetPower'), ('cancel_schedule', 'CancelSchedule'),
-                        ('list_schedule', 'ListSchedule'), ('clear_fault', 'ClearFault')):
+                        ('list_schedule', 'ListSchedule'), ('schedule_at', 'ScheduleAt'), ('reserve', 'Reserve'),
+                        ('clear_fault', 'ClearFault')):
         assert services[f'{full}/{name}'] == [f'bess/srv/{type_}']
     for name in ('change_state', 'get_state', 'get_available_states', 'get_available_transitions'):
         assert f'{full}/{name}' in services, 'the standard lifecycle services'

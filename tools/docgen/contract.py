@@ -9,7 +9,8 @@ from pathlib import Path
 
 from . import HEADER, code, table
 
-UNITS = ('V', 'A', 'W', 'var', 'VA', 'Hz', 's', 'degC', 'Ah', 'Wh', 'Ohm', 'Pa', 'W or A', 'own unit')
+UNITS = ('V', 'A', 'W', 'var', 'VA', 'Hz', 's', 'degC', 'Ah', 'Wh', 'Ohm', 'Pa', 'W or A', 'own unit', 'currency',
+         'currency/kWh')
 RANGE = re.compile(r'^(>= ?0\b.*|> ?0\b.*|-?\d+(\.\d+)?\.\.\d+.*)$')
 SIGN = re.compile(r'^\+ ?= ?.+$')
 UNKNOWN = re.compile(r'unknown|not known|not measured|NaN|""|empty = none|-inf|\+inf|phase absent|0 = no lease')
@@ -120,6 +121,8 @@ METHODS = {'create_publisher': 'publishes', 'create_subscription': 'reads', 'cre
 #: Helpers that make publishers in the name of the node that uses them.
 HELPERS = {'SetpointSender': 'every node that orders a battery or converter'}
 ROLES = {
+    'Scheduling': 'logical battery', 'Reservations': 'logical battery',
+    'Administrator': 'administrator',
     'BessNode': 'every node', 'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
     'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',

@@ -83,9 +83,14 @@ def expansions(root: Path) -> dict[str, set[str]]:
     from bess_control.protection.monitors import DEFAULTS
     from bess_drivers import device
     from bess_drivers.can.can_bms_codec import ALARM_PAIRS, PROTECTION_BITS
+    from bess_drivers.serial import daly, jbd_up16s, jk, pylontech
     from bess_drivers.serial.jbd_codec import PROTECTIONS
     from bess_drivers.sunspec.definitions import model_definition
 
+    conditions = {
+        'daly': [*daly.ALARM_BITS.values()], 'jk': [*jk.JK_ALARMS.values(), *jk.PB_ALARMS.values()],
+        'jbd_up16s': [*jbd_up16s.FAULTS.values(), *jbd_up16s.ALARMS.values()],
+        'pylontech': [*pylontech.CONDITIONS], 'seplos': [*pylontech.SEPLOS_BITS.values()]}
     kinds = {c.kind for c in vars(device).values()
              if isinstance(c, builtins.type) and issubclass(c, device.DeviceError) and c is not device.DeviceError}
     bits = set()
@@ -101,6 +106,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
         'comm.*': {f'comm.{k}' for k in kinds - {'read_only'}},  # a poll never writes
         'can_bms.*': {f'can_bms.{c.id}' for c in (*ALARM_PAIRS.values(), *PROTECTION_BITS.values())},
         'monitor.*': {f'monitor.{name}' for name in DEFAULTS},
+        '*.*': {f'{prefix}.{c.id}' for prefix, table in conditions.items() for c in table},  # serial BMS
         'jbd.*': {f'jbd.{p.name}' for p in PROTECTIONS},
         'sunspec.*': {f'sunspec.{b}' for b in bits if not b.startswith('reserved')} | {
             'sunspec.evtvnd1', 'sunspec.evtvnd2', 'sunspec.bit_*'},

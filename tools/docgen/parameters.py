@@ -7,6 +7,7 @@ from typing import Any
 
 from bess_core import params, plugins
 from bess_core.site import SiteParams, known_types, resolve_type
+from bess_virtual.physical_node import PhysicalParams
 
 from . import HEADER, code, table
 
@@ -27,6 +28,9 @@ def render() -> tuple[str, list[str]]:
         '`bess nodes types TYPE` prints these tables for what is installed, plug-ins included. A default in '
         '**bold** is none: the key must be given. A value of 1e12 means "no limit".\n',
         '## Section `site`\n', _table('site', SiteParams, problems),
+        '## Batteries of two functions (entry points `bess.batteries`)\n',
+        'Beside their own; see [simple_driver.md](simple_driver.md).\n',
+        _table('battery', PhysicalParams, problems),
     ]
     names = set(known_types())
     for group, title in GROUPS:

@@ -1,0 +1,230 @@
+"""Plans: what is asked of a battery over time, as a piecewise constant power. Pure.
+
+A schedule in force, the promise of a member to its owner, the sum over the children of a partition: all
+are plans, and admission is arithmetic on them. Times are absolute seconds (floats since the epoch),
+powers W, + = charging, NaN = nothing is asked (which differs from 0, an order to rest).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import isfinite, isinf, isnan, nan
+from typing import NamedTuple
+
+from .schedule import Request, Schedule
+
+MAX_SEGMENTS = 50_000
+NOTHING_WH = 1e-3  # a shortfall below this is rounding
+
+
+class Plan(NamedTuple):
+    """`powers[k]` is asked over [times[k], times[k + 1]); nothing before and after."""
+
+    times: Sequence[float] = ()
+    powers: Sequence[float] = ()
+
+    def at(self, t: float) -> float:
+        """Power asked at time t; NaN = nothing."""
+        k = bisect_right(self.times, t) - 1
+        return self.powers[k] if 0 <= k < len(self.powers) else nan
+
+    def next_change(self, t: float) -> tuple[float, float]:
+        """The first time after t from which on another power is asked, and that power; (NaN, NaN) = none."""
+        now = self.at(t)
+        for k in range(bisect_right(self.times, t), len(self.times)):
+            power = self.powers[k] if k < len(self.powers) else nan
+            if not same(power, now):
+                return self.times[k], power
+        return nan, nan
+
+    def asks(self) -> bool:
+        """Whether anything is asked at all."""
+        return any(p == p for p in self.powers)
+
+
+EMPTY = Plan()
+
+
+def same(a: float, b: float) -> bool:
+    """Equal, or both nothing."""
+    return a == b or (a != a and b != b)
+
+
+def checked(times: Sequence[float], powers: Sequence[float]) -> Plan:
+    """A plan of what another process sent. Raises ValueError for anything but a plan."""
+    if len(times) > MAX_SEGMENTS:
+        raise ValueError(f'{len(times)} times, at most {MAX_SEGMENTS} are allowed')
+    if len(powers) != max(0, len(times) - 1):
+        raise ValueError(f'{len(times)} times do not fit {len(powers)} powers')
+    if not all(isfinite(t) for t in times):
+        raise ValueError('a time is not a finite number')
+    if not all(a < b for a, b in pairwise(times)):
+        raise ValueError('the times do not ascend')
+    if any(isinf(p) for p in powers):
+        raise ValueError('a power is infinite')
+    return Plan(list(times), list(powers))
+
+
+def of_schedule(schedule: Schedule, now: float, power_of: Callable[[Request], float]) -> Plan:
+    """What a schedule asks for from `now` on."""
+    times, owners = schedule.timeline(now)
+    return _tidy(times, [nan if r is None else power_of(r) for r in owners])
+
+
+def single(start: float, end: float, power: float) -> Plan:
+    """One power over [start, end)."""
+    return Plan((start, end), (power,)) if end > start else EMPTY
+
+
+def over(upper: Plan, lower: Plan) -> Plan:
+    """`upper` where it asks for something, `lower` elsewhere."""
+    if not upper.powers or not lower.powers:
+        return upper if upper.powers else lower
+    if len(upper.powers) == 1 and upper.powers[0] == upper.powers[0]:
+        return _splice(lower, upper.times[0], upper.times[1], upper.powers[0])
+    return _merged((upper, lower), lambda powers: powers[0] if powers[0] == powers[0] else powers[1])
+
+
+def total(plans: Sequence[Plan]) -> Plan:
+    """The sum of all that ask; nothing where nobody does."""
+    plans = [p for p in plans if p.powers]
+    if len(plans) < 2:
+        return plans[0] if plans else EMPTY
+    return _merged(plans, _sum)
+
+
+def clash(a: Plan, b: Plan) -> tuple[float, float] | None:
+    """The first interval in which both ask for something; None when there is none."""
+    if not a.powers or not b.powers:
+        return None
+    start, end = max(a.times[0], b.times[0]), min(a.times[-1], b.times[-1])
+    if start >= end:
+        return None
+    a, b = _window(a, start, end), _window(b, start, end)
+    both = _merged((a, b), lambda p: 1.0 if p[0] == p[0] and p[1] == p[1] else nan)
+    return next(((both.times[k], both.times[k + 1]) for k, p in enumerate(both.powers) if p == p), None)
+
+
+def beyond(plan: Plan, now: float, present: tuple[float, float], later: tuple[float, float],
+           soon: float = 0.0) -> tuple[float, float] | None:
+    """The first (time, power) outside of limits; None when all is within.
+
+    Limits are (lowest, highest) in W: `present` for what begins before now + `soon`, `later` for the rest.
+    """
+    for start, power in zip(plan.times, plan.powers, strict=False):
+        low, high = present if start <= now + soon else later
+        if power > high or power < low:
+            return start, power
+    return None
+
+
+class Forecast(NamedTuple):
+    """What stored energy does with a plan."""
+
+    runs_out: float  # absolute s, when the battery is first empty or full although more is asked; NaN = never
+    short: Sequence[float]  # Wh per segment of the plan that cannot be served; NaN = not known
+
+    def within(self, plan: Plan, start: float, end: float) -> float:
+        """Wh that cannot be served of what the plan asks within [start, end)."""
+        return sum(s for s, a, b in zip(self.short, plan.times, plan.times[1:], strict=False) if a < end and b > start)
+
+
+def foresee(plan: Plan, now: float, energy: float, energy_full: float, charge_efficiency: float = 1.0,
+            discharge_efficiency: float = 1.0) -> Forecast:
+    """Follow the stored energy (Wh, at the DC side of the efficiencies) through the plan.
+
+    Between and after the requests the battery rests; once empty (full) it stays so until the plan
+    turns round. With `energy` NaN nothing is known; with `energy_full` NaN only emptiness is.
+    """
+    short: list[float] = []
+    runs_out = nan
+    margin = 1e-9 * (energy_full if energy_full > 0 else 1.0)
+    for start, end, power in zip(plan.times, plan.times[1:], plan.powers, strict=False):
+        missing = 0.0
+        begin = max(start, now)
+        if power and power == power and end > begin:
+            rate = power * charge_efficiency if power > 0 else power / discharge_efficiency
+            room = energy_full - energy if power > 0 else energy
+            wanted = abs(rate) * (end - begin) / 3600.0
+            if isnan(energy):
+                missing = nan
+            elif wanted > room + margin:
+                room = max(room, 0.0)
+                missing = (wanted - room) * abs(power / rate)
+                if isnan(runs_out) and missing > NOTHING_WH:
+                    runs_out = begin + room / abs(rate) * 3600.0
+                energy = energy_full if power > 0 else 0.0
+            else:
+                energy += rate * (end - begin) / 3600.0
+        short.append(missing)
+    return Forecast(runs_out, short)
+
+
+def from_now(plan: Plan, now: float) -> Plan:
+    """The plan without its past."""
+    if not plan.times or plan.times[0] >= now:
+        return plan
+    k = bisect_right(plan.times, now) - 1
+    if k >= len(plan.powers):
+        return EMPTY
+    return Plan([now, *plan.times[k + 1:]], list(plan.powers[k:]))
+
+
+def scaled(plan: Plan, powers: Sequence[float]) -> Plan:
+    """Other powers over the same times."""
+    return _tidy(plan.times, powers)
+
+
+def _window(plan: Plan, start: float, end: float) -> Plan:
+    """The segments of a plan that touch [start, end)."""
+    first, last = max(bisect_right(plan.times, start) - 1, 0), bisect_left(plan.times, end)
+    return Plan(plan.times[first:last + 1], plan.powers[first:last])
+
+
+def _splice(plan: Plan, start: float, end: float, power: float) -> Plan:
+    """The plan with another power over [start, end)."""
+    if start > plan.times[-1] or end < plan.times[0]:
+        return _merged((plan, single(start, end, power)), _sum)
+    first, last = bisect_left(plan.times, start), bisect_right(plan.times, end)
+    resumes = plan.powers[last - 1:last] if last and end < plan.times[-1] else []
+    times = [*plan.times[:first], start, end, *plan.times[last:]]
+    powers = [*plan.powers[:first], power, *resumes, *plan.powers[last:]]
+    return Plan(times, powers[:len(times) - 1])
+
+
+def _sum(powers: list[float]) -> float:
+    asked = [p for p in powers if p == p]
+    return sum(asked) if asked else nan
+
+
+def _merged(plans: Sequence[Plan], combine: Callable[[list[float]], float]) -> Plan:
+    times = sorted({t for p in plans for t in p.times})
+    columns = []
+    for p in plans:  # each plan on the common grid
+        column, k, last = [], -1, len(p.powers)
+        for t in times[:-1]:
+            while k + 1 <= last and p.times[k + 1] <= t:
+                k += 1
+            column.append(p.powers[k] if 0 <= k < last else nan)
+        columns.append(column)
+    return _tidy(times, [combine(list(row)) for row in zip(*columns, strict=True)])
+
+
+def _tidy(times: Sequence[float], powers: Sequence[float]) -> Plan:
+    """Equal neighbours as one segment, nothing asked at either end."""
+    out_times: list[float] = []
+    out: list[float] = []
+    for k, power in enumerate(powers):
+        if (not out and power != power) or (out and same(out[-1], power)):
+            continue
+        out_times.append(times[k])
+        out.append(power)
+    if not out:
+        return EMPTY
+    if out[-1] != out[-1]:
+        out.pop()
+        return Plan(out_times, out)
+    return Plan([*out_times, times[len(powers)]], out)
+

@@ -1,0 +1,92 @@
+"""How the plan of an aggregate falls on its members. Pure.
+
+As `aggregate.split` does every tick: by remaining energy when discharging, by headroom when charging. Over a
+plan the energies move, so they are followed from request to request; each member gets a plan of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isnan, nan
+
+from bess_core.values import BatteryReading
+
+from .allocation import Member, allocate
+from .member import view
+from .plan import EMPTY, Plan, scaled
+
+
+class Highest:
+    """Highest limits (W, magnitudes) that a battery has shown: what it may be able to do later, when it is not
+    full, empty or cold any more."""
+
+    __slots__ = ('charge', 'discharge')
+
+    def __init__(self) -> None:
+        self.charge = self.discharge = 0.0
+
+    def see(self, charge: float, discharge: float) -> None:
+        """Limits of now; NaN is ignored."""
+        self.charge = max(self.charge, charge)
+        self.discharge = max(self.discharge, discharge)
+
+
+def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall: float, max_age: float,
+               invalid_after: float, *, highest: Sequence[Highest] | None = None,
+               minimum: Sequence[float] | None = None) -> list[Plan]:
+    """Plans of the members, in their order. `now` in site time, `wall` the same moment in absolute time.
+
+    A member that is unusable at present gets nothing: the plan is shared anew when that changes. What
+    begins later may use the `highest` limits, what runs now the present ones.
+    """
+    views = [view(r, now, max_age, invalid_after) for r in readings]
+    if not plan.powers:
+        return [EMPTY] * len(views)
+    stored, rooms = [m.energy for m in views], [m.headroom for m in views]
+    limits = {(charging, later): _limits(views, charging, highest if later else None)
+              for charging in (True, False) for later in (True, False)}
+    able = {key: [(k, x) for k, x in enumerate(found) if x > 0.0] for key, found in limits.items()}
+    rest, nothing = [0.0] * len(views), [nan] * len(views)
+    rows: list[list[float]] = []
+    for start, end, power in zip(plan.times, plan.times[1:], plan.powers, strict=False):
+        if power == 0.0 or power != power:
+            rows.append(rest if power == 0.0 else nothing)
+            continue
+        charging, later = power > 0.0, start > wall
+        weights = rooms if charging else stored
+        members = able[charging, later]
+        shares = rest.copy()
+        total = 0.0
+        for k, _ in members:
+            total += weights[k]
+        level = abs(power) / total if minimum is None and 0.0 < total < inf else nan
+        for k, limit in members:  # the plain proportion, where nobody reaches a limit
+            share = weights[k] * level
+            if not share <= limit:
+                shares = _allocated(power, weights, limits[charging, later], minimum)
+                break
+            shares[k] = share if charging else -share
+        rows.append(shares)
+        hours = (end - max(start, wall)) / 3600.0
+        for k, share in enumerate(shares):
+            if share:  # NaN, not known, stays NaN
+                stored[k] = max(stored[k] + share * hours, 0.0)
+                rooms[k] = max(rooms[k] - share * hours, 0.0)
+    return [scaled(plan, column) for column in zip(*rows, strict=True)]
+
+
+def _limits(views: Sequence[Member], charging: bool, highest: Sequence[Highest] | None) -> list[float]:
+    """Limits per member in one direction, W >= 0; `highest`: those that may hold later."""
+    limits = [m.charge_power if charging else m.discharge_power for m in views]
+    if highest is None:
+        return limits
+    return [x if m.blocked else max(x, h.charge if charging else h.discharge)
+            for x, m, h in zip(limits, views, highest, strict=True)]
+
+
+def _allocated(power: float, stored: Sequence[float], limits: Sequence[float],
+               minimum: Sequence[float] | None) -> list[float]:
+    """One power over the members, with their limits and minima; where no energy is known, by the limits."""
+    weights = list(limits) if all(isnan(w) for w in stored) else list(stored)
+    bounds = list(limits) if power > 0 else [-x for x in limits]
+    return allocate(power, weights, weights, bounds, bounds, exclusion=minimum).powers.tolist()  # type: ignore[no-any-return]

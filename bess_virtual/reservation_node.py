@@ -1,0 +1,383 @@
+"""Two-phase admission of plans: what a battery promises to its owner, and asks of its members.
+
+A battery that is to follow a new plan first asks everything below it to hold its share (PREPARE), recursively;
+when all agree the plan is put into force (COMMIT), else dropped (ABORT). Members in the same process are
+asked by a call, others by the service `~/reserve`, with the same rules: docs/schedules.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bess.srv import Reserve
+from bess_core.values import BatteryReading, Quality, Severity
+
+from .book import Book, Numbers, Promise, Turns
+from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, over, total
+
+if TYPE_CHECKING:
+    from .logical_battery_node import LogicalBatteryNode
+
+HOLD_S = 5.0  # how long members hold a plan that is not put into force
+ANSWER_S = 1.5  # how long a member in another process may take to answer
+RENEW_S = 20.0  # how often an owner sends its plan again
+KEEP_S = 4 * RENEW_S  # how long a member keeps a plan that is not sent again
+RETRY_S = 2.0  # how soon after a plan that was not admitted
+TOLERANCE = 0.01  # by which a member's limit may have moved since its owner read it
+SOON_S = 5.0  # what begins later than this may use limits that are only reached later
+
+PREPARE, COMMIT, ABORT = Reserve.Request.PREPARE, Reserve.Request.COMMIT, Reserve.Request.ABORT
+
+
+class Ask(NamedTuple):
+    """One question to a member; fields as in `srv/Reserve.srv`."""
+
+    phase: int
+    owner: str
+    hold: int
+    plan: Plan = EMPTY
+    strict: bool = False
+    hold_time: float = HOLD_S
+    keep_time: float = KEEP_S
+
+
+class Answer(NamedTuple):
+    """Its answer."""
+
+    accepted: bool
+    message: str = ''
+    runs_out: float = nan
+
+
+class Token(NamedTuple):
+    """What is held below: the number and who holds it."""
+
+    hold: int
+    members: tuple[str, ...]
+
+
+Done = Callable[[Answer], None]
+Prepared = Callable[[str, list[str], 'Token | None'], None]  # reason or '', forecasts of members, what is held
+
+
+class Pending(NamedTuple):
+    """A member in another process that has not answered yet."""
+
+    deadline: float  # site time s
+    client: Any
+    future: Any
+    done: Done
+
+
+class Reservations:
+    """Book of one battery, and its questions to the members below."""
+
+    def __init__(self, node: LogicalBatteryNode) -> None:
+        self.node = node
+        self.book = Book()
+        self.own = EMPTY  # plan of the own schedule
+        self.plan = EMPTY  # what is asked of this battery: promises in force before the own schedule
+        self._clients: dict[str, Any] = {}
+        self._pending: list[Pending] = []
+        self._renew_at = 0.0
+        self._sent = False  # members hold a plan of this battery
+        self.is_open = False
+
+    def open(self) -> None:
+        """Be known to members and owners."""
+        node = self.node
+        label = node.owner_label
+        self.turns, self._numbers = node.ctx.shared.setdefault('admission', {}).setdefault(
+            label, (Turns(node.ctx.post), Numbers()))
+        for member in node.members_below():
+            if member not in node.ctx.nodes and member not in self._clients:
+                self._clients[member] = node.create_client(Reserve, node.ctx.topic(f'{member}/reserve'))
+        self.service = node.create_deferred_service(Reserve, '~/reserve', self._on_reserve)
+        self.is_open = True
+
+    def give_up(self) -> None:
+        """Answer what still waits for members, while it can be answered."""
+        while self._pending:
+            entry = self._pending.pop()
+            entry.client.remove_pending_request(entry.future)
+            entry.done(Answer(False, 'the battery is shutting down'))
+        self.is_open = False
+
+    def close(self) -> None:
+        """Forget promises and members; owners find out when they renew."""
+        for client in self._clients.values():
+            self.node.destroy_client(client)
+        self._clients.clear()
+        self.book = Book()
+        self.own = self.plan = EMPTY
+
+    # -- asked from above ----------------------------------------------------------------------------
+
+    def _on_reserve(self, request: Reserve.Request, answer: Callable[[Any], None]) -> None:
+        def done(given: Answer) -> None:
+            if self.is_open:
+                answer(Reserve.Response(accepted=given.accepted, message=given.message,
+                                        runs_out=float(given.runs_out)))
+
+        try:
+            plan = checked(request.times, request.powers)
+            if not request.owner or len(request.owner) > 256:
+                raise ValueError('the owner needs a name of at most 256 characters')
+            if not 0.0 < request.hold_time <= 60.0 or not 0.0 < request.keep_time <= 3600.0:
+                raise ValueError('hold_time must be in (0, 60] s and keep_time in (0, 3600] s')
+            if request.hold == 0 or request.phase not in (PREPARE, COMMIT, ABORT):
+                raise ValueError(f'hold {request.hold} or phase {request.phase} is not allowed')
+        except ValueError as error:
+            done(Answer(False, str(error)))
+            return
+        self.reserve(Ask(request.phase, request.owner, request.hold, plan, request.strict, request.hold_time,
+                         request.keep_time), done)
+
+    def reserve(self, ask: Ask, done: Done) -> None:
+        """Answer a question of an owner, also one of this process."""
+        now = self.node.clock.now()
+        if ask.phase == PREPARE:
+            if not self.turns.enter(partial(self._prepare, ask, done)):
+                done(Answer(False, 'too many requests wait for admission'))
+        elif ask.phase == ABORT:
+            self._tell_below(ABORT, self.book.abort(ask.owner, ask.hold))
+            done(Answer(True))
+        else:
+            reason, token = self.book.commit(ask.owner, ask.hold, now + ask.keep_time)
+            self._tell_below(COMMIT, token)
+            self.changed()
+            done(Answer(not reason, reason))
+
+    def _prepare(self, ask: Ask, done: Done, leave: Callable[[], None]) -> None:
+        if not self.is_open:
+            done(Answer(False, 'it is shutting down'))
+            leave()
+            return
+        wall = self.node.clock.wall()
+        plan = from_now(ask.plan, wall)
+        rest = total(list(self.book.others(ask.owner).values()))
+        reason = self._refusal(ask.owner, plan, wall)
+        wanted = over(total([plan, rest]), self.own)
+        before = over(self.book.promised(), self.own)
+        forecast = self.foresee(wanted)
+        if not reason and ask.strict and sum(forecast.short) > sum(self.foresee(before).short) + NOTHING_WH:
+            reason = f'the stored energy does not serve it: {self.words(forecast.runs_out, wanted)}'
+        if reason:
+            done(Answer(False, reason))
+            leave()
+            return
+
+        def prepared(refusal: str, hints: list[str], token: Token | None) -> None:
+            if refusal:
+                done(Answer(False, refusal))
+            else:
+                self.book.hold(Promise(ask.owner, ask.hold, plan, self.node.clock.now() + ask.hold_time, token))
+                hint = self.words(forecast.runs_out, wanted)
+                done(Answer(True, '; '.join([hint] if hint else hints), forecast.runs_out))
+            leave()
+
+        self.prepare_below(wanted, ask.strict, prepared)
+
+    def _refusal(self, owner: str, plan: Plan, wall: float) -> str:
+        """Why this battery cannot promise a plan, by its own limits and other promises; '' when it can."""
+        node = self.node
+        if not plan.powers:
+            return ''
+        both = clash(plan, self.own)
+        if both is not None:
+            return (f'its own schedule {self.who(both[0])}runs from {stamp(both[0])} to {stamp(both[1])}')
+        for other, promised in self.book.others(owner).items():
+            both = clash(plan, promised)
+            if both is not None:
+                return f'promised to {other} from {stamp(both[0])} to {stamp(both[1])}'
+        if all(p != p or p == 0.0 for p in plan.powers):
+            return ''
+        if node.reading.quality == Quality.INVALID:
+            return 'it has no valid measurement: limits are unknown'
+        present, later = (widened(x) for x in (node.power_bounds(later=False), node.power_bounds(later=True)))
+        outside = beyond(plan, wall, present, later, SOON_S)
+        if outside is not None:
+            low, high = present if outside[0] <= wall + SOON_S else later
+            return f'{outside[1]:.0f} W is outside of {low:.0f} to {high:.0f} W'
+        return ''
+
+    def who(self, at: float) -> str:
+        """Own event that runs at a time, for reasons."""
+        return ''
+
+    # -- asking below --------------------------------------------------------------------------------
+
+    def prepare_below(self, plan: Plan, strict: bool, done: Prepared) -> None:
+        """Let everything below hold its share of the plan; all or nothing."""
+        node = self.node
+        shares = node.plans_below(plan)
+        if not shares:
+            done('', [], None)
+            return
+        hold = self._numbers.next(node.clock.wall())
+        answers: dict[str, Answer] = {}
+
+        def answered(member: str, answer: Answer) -> None:
+            answers[member] = answer
+            if len(answers) < len(shares):
+                return
+            refused = [f'{m}: {a.message}' for m, a in answers.items() if not a.accepted]
+            token = Token(hold, tuple(m for m, a in answers.items() if a.accepted))
+            if refused:
+                self._tell_below(ABORT, token)
+                done('; '.join(refused), [], None)
+            else:
+                done('', [f'{m}: {a.message}' for m, a in answers.items() if a.message], token)
+
+        for member, share in shares:
+            node.ask_member(member, Ask(PREPARE, node.owner_label, hold, share, strict), partial(answered, member))
+
+    def commit_below(self, token: Token | None) -> None:
+        """Put into force what is held below."""
+        self._tell_below(COMMIT, token)
+
+    def _tell_below(self, phase: int, token: Token | None) -> None:
+        if token is None:
+            return
+
+        def told(member: str, answer: Answer) -> None:
+            if not answer.accepted and phase == COMMIT:
+                self.node.log.warning('plan not in force at a member', member=member, reason=answer.message)
+                self.renew_soon()
+
+        self._sent = self._sent or phase == COMMIT
+        for member in token.members:
+            self.node.ask_member(member, Ask(phase, self.node.owner_label, token.hold), partial(told, member))
+
+    def ask(self, member: str, ask: Ask, done: Done) -> None:
+        """Ask one member of this site: in this process directly, else by service, else judge it by its status."""
+        local = getattr(self.node.ctx.nodes.get(member), 'scheduling', None)
+        if local is not None:
+            if local.is_open:
+                local.reserve(ask, done)
+            else:
+                done(Answer(False, 'it is not configured'))
+            return
+        client = self._clients.get(member)
+        if client is None or not client.service_is_ready():
+            done(self._by_status(member, ask))
+            return
+        future = client.call_async(Reserve.Request(
+            phase=ask.phase, owner=ask.owner, hold=ask.hold, hold_time=ask.hold_time, keep_time=ask.keep_time,
+            strict=ask.strict, times=[float(t) for t in ask.plan.times], powers=[float(p) for p in ask.plan.powers]))
+        entry = Pending(self.node.clock.now() + ANSWER_S, client, future, done)
+        self._pending.append(entry)
+        future.add_done_callback(lambda f: self._heard(entry, f))
+
+    def _heard(self, entry: Pending, future: Any) -> None:
+        if entry not in self._pending:
+            return  # too late: it was given up
+        self._pending.remove(entry)
+        answer = future.result()
+        entry.done(Answer(answer.accepted, answer.message, answer.runs_out))
+
+    def _by_status(self, member: str, ask: Ask) -> Answer:
+        """A member that keeps no book (plain hardware) is judged by its last status; nothing is held there."""
+        if ask.phase != PREPARE:
+            return Answer(True)
+        reading = self.node.member_reading(member)
+        if all(p != p or p == 0.0 for p in ask.plan.powers):
+            return Answer(True)
+        if reading is None or reading.quality == Quality.INVALID:
+            return Answer(False, 'it cannot be reached')
+        bounds = widened((-known(reading.max_discharge_power), known(reading.max_charge_power)))
+        wall = self.node.clock.wall()
+        outside = beyond(from_now(ask.plan, wall), wall, bounds, (-float('inf'), float('inf')), SOON_S)
+        if outside is not None:
+            return Answer(False, f'{outside[1]:.0f} W is outside of {bounds[0]:.0f} to {bounds[1]:.0f} W')
+        return Answer(True)
+
+    # -- in force ------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """The own schedule or a promise changed: what is planned now?"""
+        self.plan = over(self.book.plan, self.own)
+
+    def renew_soon(self) -> None:
+        """Send the plan to the members again shortly."""
+        self._renew_at = min(self._renew_at, self.node.clock.now() + RETRY_S)
+
+    def readmit(self) -> None:
+        """Have the members admit the present plan anew: after a change of membership, a restart, a cancellation.
+
+        What they refuse stays accepted here and is a fault (`schedule.not_admitted`) until they admit it.
+        """
+        self._renew_at = self.node.clock.now() + RENEW_S
+        if self.plan.powers or self.book.promised().powers or self._sent:
+            self.turns.enter(self._readmit)
+
+    def _readmit(self, leave: Callable[[], None]) -> None:
+        node = self.node
+        if not self.is_open:
+            leave()
+            return
+        plan = from_now(over(self.book.promised(), self.own), node.clock.wall())
+
+        def prepared(refusal: str, _: list[str], token: Token | None) -> None:
+            if refusal:
+                self.renew_soon()
+            else:
+                self.commit_below(token)
+                self._sent = plan.asks()
+            node.set_fault(bool(refusal), 'schedule.not_admitted', Severity.ERROR,
+                           f'accepted requests are not admitted below any more: {refusal}')
+            leave()
+
+        self.prepare_below(plan, False, prepared)
+
+    def tick(self, now: float) -> None:
+        """Time-outs, and the renewal of the own plan."""
+        for entry in [e for e in self._pending if e.deadline <= now]:
+            self._pending.remove(entry)
+            entry.client.remove_pending_request(entry.future)
+            entry.done(Answer(False, f'it does not answer within {ANSWER_S:g} s'))
+        if len(self.book):
+            tokens, dropped = self.book.expire(now)
+            for token in tokens:
+                self._tell_below(ABORT, token)
+            if dropped:
+                self.node.log.warning('plans dropped: not renewed', owners=', '.join(dropped))
+                self.changed()
+                self.readmit()
+        if now >= self._renew_at and (self.own.powers or self._sent):
+            self.readmit()
+
+    def foresee(self, plan: Plan) -> Forecast:
+        """What the stored energy does with a plan, from now on."""
+        reading: BatteryReading = self.node.reading
+        return foresee(plan, self.node.clock.wall(), reading.energy, reading.energy_full, *self.node.efficiencies)
+
+    @staticmethod
+    def words(runs_out: float, plan: Plan) -> str:
+        """Forecast in words; '' when the battery lasts."""
+        if isnan(runs_out):
+            return ''
+        return f'{"empty" if plan.at(runs_out) < 0 else "full"} at {stamp(runs_out)}'
+
+
+def known(limit: float) -> float:
+    """An unknown limit allows nothing."""
+    return limit if limit > 0 else 0.0
+
+
+def widened(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Limits with the tolerance of a member."""
+    return bounds[0] * (1 + TOLERANCE) - 1.0, bounds[1] * (1 + TOLERANCE) + 1.0
+
+
+def stamp(wall: float) -> str:
+    """UTC, for reasons in words."""
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(wall, UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
+    except (ValueError, OverflowError, OSError):
+        return f'{wall:g} s'

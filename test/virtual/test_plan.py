@@ -1,0 +1,280 @@
+"""Plans: arithmetic, forecast, and whole stacks of layers against a plain list of requests."""
+
+from __future__ import annotations
+
+import os
+import random
+from math import inf, isnan, nan
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bess_core.values import BatteryReading, Contactor, Mode, Quality
+from bess_virtual import plan as module
+from bess_virtual.book import Book, Promise
+from bess_virtual.plan import (
+    EMPTY,
+    Plan,
+    beyond,
+    checked,
+    clash,
+    foresee,
+    from_now,
+    of_schedule,
+    over,
+    same,
+    single,
+    total,
+)
+from bess_virtual.plan_shares import Highest, share_plan
+from bess_virtual.schedule import Schedule
+
+STACKS = 100_000 if os.environ.get('BESS_SOAK') else 10_000
+END = 12
+POINTS = [half / 2 for half in range(2 * END + 2)]
+
+powers = st.one_of(st.just(nan), st.just(0.0), st.integers(-5, 5).map(float))
+
+
+@st.composite
+def some_plans(draw):
+    times = sorted(draw(st.sets(st.integers(0, END), max_size=6)))
+    return checked(times, [draw(powers) for _ in times[1:]])
+
+
+def battery(**values):
+    return BatteryReading(**{
+        'time': 0.0, 'newest': 0.0, 'quality': Quality.OK, 'mode': Mode.IDLE, 'contactor': Contactor.CLOSED,
+        'voltage': 50.0, 'energy': 1e6, 'energy_full': 3e6, 'max_charge_power': 1e6, 'max_discharge_power': 1e6,
+        **values})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(some_plans(), min_size=1, max_size=4), st.integers(0, END))
+def test_arithmetic_is_that_of_each_instant(plans, now):
+    a, b = plans[0], plans[-1]
+    upper, summed, both, later = over(a, b), total(plans), clash(a, b), from_now(a, now)
+    for t in POINTS:
+        x, y = a.at(t), b.at(t)
+        assert same(upper.at(t), y if isnan(x) else x)
+        asked = [p.at(t) for p in plans if not isnan(p.at(t))]
+        assert same(summed.at(t), sum(asked) if asked else nan)
+        assert same(later.at(t), x if t >= now else nan)
+        if both is None:
+            assert isnan(x) or isnan(y)
+    if both is not None:
+        first = min(t for t in POINTS if not isnan(a.at(t)) and not isnan(b.at(t)))
+        assert both[0] == first and both[1] > first
+    for plan in (upper, summed, later):
+        assert list(plan.times) == sorted(set(plan.times))
+        assert len(plan.powers) == max(0, len(plan.times) - 1)
+
+
+@settings(max_examples=500, deadline=None)
+@given(some_plans(), st.integers(0, END), st.integers(0, END), st.integers(-5, 5).map(float))
+def test_one_request_over_a_plan(plan, start, end, power):
+    new = over(single(start, end, power), plan)
+    for t in POINTS:
+        assert same(new.at(t), power if start <= t < end else plan.at(t))
+    assert list(new.times) == sorted(set(new.times))
+    assert len(new.powers) == max(0, len(new.times) - 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_plans())
+def test_next_change_walks_over_the_changes(plan):
+    t, walked = -1.0, []
+    while True:
+        at, power = plan.next_change(t)
+        if isnan(at):
+            break
+        assert same(power, plan.at(at)) and not same(power, plan.at(at - 0.25))
+        walked.append(at)
+        t = at
+    assert walked == [t for t in POINTS if not same(plan.at(t), plan.at(t - 0.25))]
+
+
+@pytest.mark.parametrize(('times', 'asked', 'reason'), [
+    ([1.0], [1.0], 'do not fit'), ([], [1.0], 'do not fit'), ([1.0, 1.0], [1.0], 'ascend'),
+    ([2.0, 1.0], [1.0], 'ascend'),
+    ([1.0, nan], [1.0], 'finite'), ([-inf, 1.0], [1.0], 'finite'), ([1.0, 2.0], [inf], 'infinite'),
+    ([float(i) for i in range(module.MAX_SEGMENTS + 1)], [0.0] * module.MAX_SEGMENTS, 'at most')])
+def test_what_is_no_plan_is_refused(times, asked, reason):
+    with pytest.raises(ValueError, match=reason):
+        checked(times, asked)
+
+
+@settings(max_examples=300, deadline=None)
+@given(some_plans(), st.floats(0, 10), st.sampled_from([0.5, 0.9, 1.0]), st.sampled_from([0.5, 0.8, 1.0]))
+def test_the_forecast_is_that_of_small_steps(plan, energy, charge, discharge):
+    """Against a walk in small steps of a battery of 10 Wh; hours are seconds here."""
+    hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
+    forecast = foresee(hours, 0.0, energy, 10.0, charge, discharge)
+    steps, stored, missing, out = 400, energy, [0.0] * len(plan.powers), nan
+    for k, power in enumerate(plan.powers):
+        width = (plan.times[k + 1] - plan.times[k]) / steps
+        for i in range(steps):
+            rate = 0.0 if isnan(power) else power * charge if power > 0 else power / discharge
+            after = min(max(stored + rate * width, 0.0), 10.0)
+            lost = abs(stored + rate * width - after)
+            missing[k] += lost and lost * abs(power / rate)
+            if lost > 1e-9 and isnan(out) and missing[k] > 1e-3:
+                out = plan.times[k] + i * width
+            stored = after
+    assert forecast.short == pytest.approx(missing, abs=0.2)
+    if not isnan(out) and not isnan(forecast.runs_out):
+        assert forecast.runs_out / 3600.0 == pytest.approx(out, abs=0.1)
+    assert isnan(forecast.runs_out) == all(s <= module.NOTHING_WH for s in forecast.short)
+
+
+def test_forecast_in_numbers():
+    plan = over(single(0.0, 3600.0, -500.0), single(7200.0, 10800.0, 200.0))
+    forecast = foresee(plan, 0.0, 250.0, 1000.0)
+    assert forecast.runs_out == 1800.0
+    assert forecast.short == [250.0, 0.0, 0.0]
+    assert forecast.within(plan, 0.0, 3600.0) == 250.0
+    assert forecast.within(plan, 3600.0, 9000.0) == 0.0
+    assert isnan(foresee(plan, 0.0, 600.0, 1000.0).runs_out)
+    assert foresee(single(0.0, 3600.0, 500.0), 0.0, 600.0, 1000.0, charge_efficiency=0.5).runs_out != 0.0
+    assert isnan(foresee(plan, 0.0, nan, 1000.0).short[0]), 'unknown energy: unknown, not enough'
+    assert foresee(plan, 1800.0, 250.0, 1000.0).short[0] == 0.0, 'only what lies ahead counts'
+
+
+def test_limits_of_now_and_of_later():
+    plan = over(single(0.0, 10.0, 5.0), single(20.0, 30.0, -9.0))
+    assert beyond(plan, 0.0, (-1.0, 5.0), (-9.0, 9.0)) is None
+    assert beyond(plan, 0.0, (-1.0, 4.0), (-9.0, 9.0)) == (0.0, 5.0)
+    assert beyond(plan, 0.0, (-1.0, 5.0), (-8.0, 9.0)) == (20.0, -9.0)
+    assert beyond(plan, 0.0, (-1.0, 5.0), (-9.0, 9.0), soon=20.0) == (20.0, -9.0)
+
+
+# -- shares ------------------------------------------------------------------------------------------
+
+
+def test_shares_follow_the_energies_from_request_to_request():
+    """A full and an empty member: the first gives, both take by the headroom they have by then."""
+    members = [battery(energy=1000.0, energy_full=1000.0, max_charge_power=0.0),
+               battery(energy=0.0, energy_full=1000.0)]
+    plan = Plan([0.0, 3600.0, 7200.0], [-500.0, 600.0])
+    seen = [Highest(), Highest()]
+    seen[0].see(400.0, 400.0)
+    a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0, highest=seen)
+    assert (a.at(0.0), b.at(0.0)) == (-500.0, 0.0)
+    assert (a.at(3600.0), b.at(3600.0)) == (pytest.approx(200.0), pytest.approx(400.0))
+    a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0)
+    assert (a.at(3600.0), b.at(3600.0)) == (0.0, 600.0), 'with nothing else known the limits of now hold'
+
+
+def test_a_stale_member_gets_nothing_and_rest_is_rest_for_all():
+    members = [battery(), battery(time=-100.0)]
+    plan = Plan([0.0, 1.0, 2.0, 3.0], [100.0, 0.0, nan])
+    a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0)
+    assert (a.at(0.0), b.at(0.0)) == (100.0, 0.0)
+    assert (a.at(1.0), b.at(1.0)) == (0.0, 0.0)
+    assert isnan(a.at(2.0)) and isnan(b.at(2.0))
+    assert share_plan(EMPTY, members, 0.0, 0.0, 2.0, 10.0) == [EMPTY, EMPTY]
+
+
+# -- layers ------------------------------------------------------------------------------------------
+
+
+def make_schedule(rng, schedule, oracle):
+    """1 to 8 requests, nested, touching, crossing, some cancelled; the oracle is a plain list of them."""
+    for _ in range(rng.randint(1, 8)):
+        start, end = sorted((rng.randint(1, END), rng.randint(1, END)))
+        value = rng.uniform(-50, 50) if rng.random() < 0.9 else 0.0
+        accepted, event_id, _ = schedule.add(value, start, end, now=0, is_power=True)
+        assert accepted
+        oracle.append((event_id, start, end, value))
+        if rng.random() < 0.25:
+            gone = rng.choice(oracle)
+            oracle.remove(gone)
+            assert schedule.remove([gone[0]]) == 1
+
+
+def wanted(oracle, t):
+    for _, start, end, value in reversed(oracle):
+        if start <= t < end:
+            return value
+    return nan
+
+
+def test_stacks_of_layers_against_a_plain_list_of_requests():
+    """Children of a partition, aggregates over it, again and again: what arrives below is what was asked above."""
+    rng = random.Random(20261127)
+    differences = 0
+    for _ in range(STACKS):
+        oracles, plans = [], []
+        for _ in range(rng.randint(1, 2)):
+            schedule, oracle = Schedule(), []
+            make_schedule(rng, schedule, oracle)
+            oracles.append(oracle)
+            plans.append(of_schedule(schedule, 0.0, lambda r: r.value))
+        for _ in range(rng.randint(1, 4)):
+            if len(plans) > 1 or rng.random() < 0.3:
+                plans = [total(plans)]  # a partition: its children cancel and add at the source
+            else:
+                energy = rng.uniform(1e5, 2e6)
+                plans = share_plan(plans[0], [battery(energy=energy), battery()], 0.0, 0.0, 2.0, 10.0)
+            books = [Book() for _ in plans]
+            for book, plan in zip(books, plans, strict=True):
+                book.hold(Promise('owner', 1, plan, 5.0))
+                assert book.commit('owner', 1, 100.0)[0] == ''
+            plans = [book.plan for book in books]
+        for t in range(END + 1):
+            asked = [x for x in (wanted(o, t) for o in oracles) if x == x]
+            given = [x for x in (p.at(t) for p in plans) if x == x]
+            if bool(asked) != bool(given) or abs(sum(asked) - sum(given)) > 1e-9:
+                differences += 1
+    assert differences == 0
+
+
+# -- book --------------------------------------------------------------------------------------------
+
+
+def promise(owner, number, plan, until=5.0, token=None):
+    return Promise(owner, number, plan, until, token)
+
+
+def test_a_plan_is_held_then_in_force_or_forgotten():
+    book = Book()
+    book.hold(promise('all', 1, single(10.0, 20.0, 5.0), token='t'))
+    assert isnan(book.plan.at(10.0)), 'held is not in force'
+    assert book.promised().at(10.0) == 5.0, 'but nobody else gets it'
+    assert book.commit('all', 1, 100.0) == ('', 't')
+    assert (book.plan.at(10.0), book.owner_at(10.0), book.owner_at(20.0)) == (5.0, 'all', '')
+    book.hold(promise('all', 2, single(10.0, 20.0, 7.0)))
+    assert (book.effective('all').at(10.0), book.plan.at(10.0)) == (7.0, 5.0)
+    book.abort('all', 2)
+    assert (book.effective('all').at(10.0), book.abort('all', 2)) == (5.0, None)
+    assert book.others('all') == {} and list(book.others('other')) == ['all']
+
+
+def test_late_repeated_and_unknown_commits_change_nothing():
+    book = Book()
+    for number, power in ((1, 1.0), (2, 2.0)):
+        book.hold(promise('all', number, single(0.0, 9.0, power)))
+    assert book.commit('all', 2, 100.0)[0] == ''
+    assert book.commit('all', 1, 100.0)[0] == '', 'older than what is in force'
+    assert book.commit('all', 2, 100.0)[0] == '', 'again'
+    assert book.plan.at(1.0) == 2.0
+    assert 'nothing is held' in book.commit('all', 3, 100.0)[0]
+    assert 'nothing is held' in book.commit('stranger', 1, 100.0)[0]
+
+
+def test_a_dead_owner_leaves_nothing_behind():
+    book = Book()
+    book.hold(promise('a', 1, single(0.0, 9.0, 1.0), until=5.0, token='below'))
+    book.hold(promise('b', 1, single(10.0, 19.0, 2.0)))
+    book.commit('b', 1, 50.0)
+    assert book.expire(4.9) == ([], [])
+    assert book.expire(5.0) == (['below'], [])
+    assert 'nothing is held' in book.commit('a', 1, 9.0)[0]
+    assert book.expire(50.0) == ([], ['b'])
+    assert len(book) == 0 and book.plan == EMPTY
+    book.hold(promise('c', 1, single(0.0, 9.0, 1.0)))
+    book.commit('c', 1, 100.0)
+    book.hold(promise('c', 2, EMPTY))
+    book.commit('c', 2, 100.0)
+    assert book.owners == [], 'an empty plan is no plan'
