@@ -67,7 +67,7 @@ class Query:
             where.append('instr(lower(text), lower(?)) > 0')
             values.append(self.text)
         values.append(min(self.limit or DEFAULT_LIMIT, MAX_LIMIT))
-        return (f'SELECT * FROM (SELECT time, severity, kind, source, name, change, text, id FROM events '  # noqa: S608
+        return (f'SELECT * FROM (SELECT time, severity, kind, source, name, change, text, id FROM events '
                 f'WHERE {" AND ".join(where)} ORDER BY id DESC LIMIT ?) ORDER BY id'), values
 
 
