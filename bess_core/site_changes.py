@@ -85,7 +85,7 @@ def load(folder: Path) -> Changes:
         try:
             changes.append(_change(json.loads(line), changes[-1].revision if changes else 0))
         except (ValueError, KeyError, TypeError) as error:
-            raise ChangesError(f'{folder / FILE}:{number}: {error}; repair the line, or remove the file to run the site '
+            raise ChangesError(f'{folder / FILE}:{number}: {error}; repair the line, or remove the file to run the site '  # noqa: E501
                                'file as it is') from error
     return Changes(changes)
 

@@ -1,4 +1,4 @@
-"""Climate node: zones of a profile over I/O modules, climate sensors and batteries; leased outputs; charge interlock."""
+"""Climate node: zones of a profile over I/O modules, climate sensors and batteries; leased outputs; charge interlock."""  # noqa: E501
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             ('total runtime', span(info.runtime)), ('of that asleep', span(info.sleep_time)),
             ('SoC', f'{info.soc:.1%}' if info.soc == info.soc else '-'),
             ('SoH', f'{info.soh:.1%}' if info.soh == info.soh else '-'),
-            ('last SoC correction', f'{info.soc_correction:+.1%}' if info.soc_correction == info.soc_correction else '-'),
+            ('last SoC correction', f'{info.soc_correction:+.1%}' if info.soc_correction == info.soc_correction else '-'),  # noqa: E501
             ('last full charge', at(info.last_full_charge)), ('last empty', at(info.last_empty)),
             ('features', ', '.join(info.features) or 'none')]
     for name, value in rows:

@@ -32,7 +32,7 @@ TABLE: list[tuple[str, dict[str, Any], list[tuple[float, float, float, float]]]]
     ('least on and off times', {'heater': RELAY},
      [(0, 4, 0, 1), (59, 20, 0, 1), (60, 20, 0, 0), (179, 4, 0, 0), (180, 4, 0, 1)]),
     ('ramp', {'fan': Actuator(start=30.0, stop=26.0, low=0.2, ramp=0.1)},
-     [(0, 20, 0, 0), (1, 50, 0.2, 0), (2, 50, 0.3, 0), (4, 50, 0.5, 0), (20, 50, 1, 0), (21, 20, 0.9, 0), (30, 20, 0, 0)]),
+     [(0, 20, 0, 0), (1, 50, 0.2, 0), (2, 50, 0.3, 0), (4, 50, 0.5, 0), (20, 50, 1, 0), (21, 20, 0.9, 0), (30, 20, 0, 0)]),  # noqa: E501
     ('a relay fan has no speed', {'fan': Actuator(start=30.0, stop=26.0, full=40.0, low=0.3, steps=True)},
      [(0, 31, 1, 0), (1, 25, 0, 0)]),
     ('no sensor: fan safe, heater off', {'fan': Actuator(start=30.0, stop=26.0, safe=0.6)},
@@ -141,7 +141,7 @@ def test_profiles_keep_batteries_in_their_limits(name: str) -> None:
 @pytest.mark.parametrize(('data', 'text'), [
     (None, 'needs "zones"'), ({'zones': {}}, 'no zone'), ({'zones': {'a b': {}}}, 'letters'),
     ({'zones': {'a': {}}}, 'no fan'), ({'zones': {'a': 3}}, 'not a mapping'),
-    ({'zones': {'a': {'fan': {'start': 30}}}}, 'stop is missing'), ({'zones': {'a': {'fan': {'start': 30, 'stop': 31}}}}, 'below'),
+    ({'zones': {'a': {'fan': {'start': 30}}}}, 'stop is missing'), ({'zones': {'a': {'fan': {'start': 30, 'stop': 31}}}}, 'below'),  # noqa: E501
     ({'zones': {'a': {'heater': {'start': 5, 'stop': 4}}}}, 'above'),
     ({'zones': {'a': {'fan': {'start': 30, 'stop': 26, 'sped': 1}}}}, "unknown key 'sped'"),
     ({'zones': {'a': {'fan': {'start': 'x', 'stop': 26}}}}, 'must be a number'),

@@ -74,7 +74,7 @@ def loads(found: list[Found], folder: Path) -> list[Any]:
 def test_a_gateway_with_several_devices(serve: Callable[..., Any], tmp_path: Path) -> None:
     plant = StaticPlant()
     address, spies = serve(
-        u1=LAYOUTS['eastron_sdm630'](plant, '', DeviceFaults()), u2=CarloGavazziSimulator(plant, DeviceFaults(), 'em540'),
+        u1=LAYOUTS['eastron_sdm630'](plant, '', DeviceFaults()), u2=CarloGavazziSimulator(plant, DeviceFaults(), 'em540'),  # noqa: E501
         u3=SunSpecBatterySimulator(plant, 'u'), u4=SunSpecInverterSimulator(plant, 'u'),
         u5=SunSpecMeterSimulator(plant), u6=LAYOUTS['rd6006'](StaticPlant(), 'u', DeviceFaults()),
         u7=RegisterImage())

@@ -107,7 +107,7 @@ def test_acknowledgement_belongs_to_one_occurrence_and_survives() -> None:
 
 
 @pytest.mark.parametrize('bad', [None, [], {}, {'acknowledged': 3}, {'acknowledged': [1]}, {'acknowledged': [{}]},
-                                 {'acknowledged': [{'source': 'a', 'id': 1, 'by': 'x', 'at': 0, 'since': 0, 'count': 1}]},
+                                 {'acknowledged': [{'source': 'a', 'id': 1, 'by': 'x', 'at': 0, 'since': 0, 'count': 1}]},  # noqa: E501
                                  {'acknowledged': [{'source': 'a', 'id': 'b', 'by': 'x', 'at': float('nan'),
                                                     'since': 0, 'count': 1}]}])
 def test_damaged_acknowledgements_are_refused(bad: Any) -> None:

@@ -169,7 +169,7 @@ def test_temperature_humidity_and_clock() -> None:
 
 @pytest.mark.parametrize(('changes', 'text'), [
     ({'nonsense': {}}, 'unknown monitor'), ({'clock': 3}, 'not a mapping'), ({'clock': {'unit': 's'}}, 'unknown key'),
-    ({'clock': {'delay': -1}}, 'at least 0'), ({'clock': {'delay': nan}}, 'a number'), ({'clock': {'delay': True}}, 'number'),
+    ({'clock': {'delay': -1}}, 'at least 0'), ({'clock': {'delay': nan}}, 'a number'), ({'clock': {'delay': True}}, 'number'),  # noqa: E501
     ({'clock': {'severity': 'grave'}}, 'severity'), ({'clock': {'enabled': 1}}, 'true or false'),
 ])
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], text: str) -> None:

@@ -43,7 +43,7 @@ def test_zero_on_the_wire_within_a_tick_and_only_on_the_spot_again(tmp_path: Pat
         assert not site.call(Trigger, 'site/start').success
         assert not site.call(ResetEmergencyStop, 'emergency_stop/reset', token='guess', by='remote').accepted
         done = subprocess.run(
-            [sys.executable, '-m', 'bess_core.cli.main', 'emergency', 'reset', '--state', str(site.state), '--by', 'eva',
+            [sys.executable, '-m', 'bess_core.cli.main', 'emergency', 'reset', '--state', str(site.state), '--by', 'eva',  # noqa: E501
              '--site', 'home'], capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, done.stderr
         site.wait_for(lambda: not emergency.load(site.state, 0.0).active, 2.0, 'stored')

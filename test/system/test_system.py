@@ -99,7 +99,7 @@ def test_a_site_is_its_file_and_its_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('old', 'new', 'text'), [
-    ('feature: backup', 'feature: bakcup', "unknown feature 'bakcup'"), ('backup: false', 'backup: 3', 'true or false')])
+    ('feature: backup', 'feature: bakcup', "unknown feature 'bakcup'"), ('backup: false', 'backup: 3', 'true or false')])  # noqa: E501
 def test_features_that_cannot_be(tmp_path: Path, old: str, new: str, text: str) -> None:
     with pytest.raises(site_module.SiteError, match=text):
         load(tmp_path, SITE.replace(old, new))
@@ -144,7 +144,7 @@ def test_information_by_topic_and_service(graph: Any, system: Any) -> None:
 
 def test_parameters_are_checked_recorded_and_taken_back(graph: Any, system: Any) -> None:
     def change(**fields: Any) -> Any:
-        return graph.call(SetSiteParameter, 'system/set_parameters', SetSiteParameter.Request(**{'by': 'eva', **fields}))
+        return graph.call(SetSiteParameter, 'system/set_parameters', SetSiteParameter.Request(**{'by': 'eva', **fields}))  # noqa: E501
 
     def show(pattern: str, **fields: Any) -> list[Any]:
         answer = graph.call(ListSiteParameters, 'system/list_parameters',

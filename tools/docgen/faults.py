@@ -149,7 +149,7 @@ def render(root: Path) -> tuple[str, list[str]]:
         if group.get('text'):
             lines.append(' '.join(group['text'].split()) + '\n')
         lines.append(table(['Id', 'Severity', 'Raised by', 'Meaning', 'What to do'],
-                           [[f'<a id="{anchor(e["id"])}"></a>{code(e["id"])}', e['severity'], e['raised_by'], e['meaning'], e['action']]
+                           [[f'<a id="{anchor(e["id"])}"></a>{code(e["id"])}', e['severity'], e['raised_by'], e['meaning'], e['action']]  # noqa: E501
                             for e in group['faults']]))
     return '\n'.join(lines), problems
 
