@@ -11,7 +11,7 @@ from .figures import RESULTS, save, table, write_readme
 from .site import pin_domain
 
 PARTS = ('allocation', 'control', 'grid_loop', 'optimiser', 'relay', 'stack', 'crowd', 'admission', 'ledger', 'modbus',
-         'can_bus', 'site', 'day')
+         'can_bus', 'emergency', 'site', 'day')
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import overlay as overlay_module
-from . import params, plugins
+from . import params, plugins, site_changes
 from .overlay import Overlay, OverlayError
 from .params import Problem, param
 from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
@@ -25,7 +25,7 @@ NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 NAMESPACE = re.compile(r'(/[A-Za-z][A-Za-z0-9_]{0,63})+\Z')
 NAME_RULE = 'letters, digits and underscores, a letter first, at most 64'
 SECTIONS = ('site', 'nodes', 'simulation')
-NODE_KEYS = ('type', 'process', 'required')
+NODE_KEYS = ('type', 'process', 'required')  # and `feature`, which is gone when nodes are made
 RESERVED = ('batteries',)  # nodes of the system itself
 
 
@@ -37,6 +37,8 @@ class SiteParams:
     description: str = param('', doc='one line for people')
     namespace: str = param('', doc='ROS namespace; empty = /<name>')
     log_level: str = param('info', doc='lowest level in the log files', choices=['debug', 'info', 'warning', 'error'])
+    features: dict[str, Any] = param({}, doc='switches: name -> true or false; a node with `feature: NAME` is left out '
+                                     'where its switch is off')
     administration: bool = param(True, doc='offer the services that create, change and destroy batteries at run time')
     parameter_services: bool = param(False, doc='offer the ROS parameter services of every node (1 MB each)')
     heartbeat: float = param(0.25, 's', 'period of the sign of life of each node', low=0.05, high=5.0)
@@ -170,26 +172,33 @@ def site_folders() -> list[Path]:
 
 
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,
-         check_simulation: bool = False, state: Path | None = None) -> Site:
+         check_simulation: bool = False, state: Path | None = None, recorded: Iterable[str] | None = None) -> Site:
     """Read and check a site file. With a `state` folder the changes made at run time that are stored there
     are applied, and it is the variable ${state}. `overrides` are ``nodes.meter.address=tcp://...`` settings
     that win over both; `variables` replace ``${name}`` in texts; `check_simulation` also checks the ``simulation``
     section (by whoever simulates: entry point ``check`` of ``bess.simulation``). Raises `SiteError` with
-    one message per mistake."""
+    one message per mistake.
+
+    `recorded`: parameters changed on the running site, applied before `overrides`; None = those of `state`."""
     known = {**({'state': str(state)} if state is not None else {}), **(variables or {})}
     try:
         overlay = overlay_module.read(state) if state is not None else Overlay()
     except OverlayError as error:
         raise SiteError([f'{error}; `bess battery reset` puts it aside']) from error
+    if recorded is None:
+        try:
+            recorded = site_changes.overrides(state) if state is not None else ()
+        except site_changes.ChangesError as error:
+            raise SiteError([str(error)]) from error
     try:
         text = read_text(path)
     except UnreadableFile as error:
         raise SiteError([str(error)]) from error
-    return _check(path, text, tuple(overrides), known, overlay, check_simulation)
+    return _check(path, text, tuple(overrides), known, overlay, check_simulation, tuple(recorded))
 
 
 def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[str, str], overlay: Overlay,
-           check_simulation: bool) -> Site:
+           check_simulation: bool, recorded: tuple[str, ...]) -> Site:
     reader = LineReader(str(path))
     raw = reader.read(text)
     if reader.messages:
@@ -201,6 +210,8 @@ def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[st
     reader.given.update({('nodes', name): source for name in overlay.created})
     reader.given.update({('nodes', name, key): source for name, keys in overlay.changed.items() for key in keys})
     entries = copy.deepcopy(entries)
+    for override in recorded:
+        _override(reader, raw, override, 'recorded parameter')
     for override in overrides:
         _override(reader, raw, override)
     raw = _substitute(reader, raw, variables, ())
@@ -208,6 +219,7 @@ def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[st
         if key not in SECTIONS:
             reader.say((key,), f'unknown key; allowed: {", ".join(SECTIONS)}')
     site_params = build(reader, SiteParams, raw.get('site') or {}, ('site',))
+    _leave_out(reader, raw, dict(site_params.features) if site_params is not None else {})
     specs = _nodes(reader, raw.get('nodes'))
     unusable = _names(raw.get('nodes')) - {s.name for s in specs}
     simulation = {} if raw.get('simulation') is None else raw['simulation']
@@ -230,7 +242,7 @@ def _check(path: Path, text: str, overrides: tuple[str, ...], variables: dict[st
         raise SiteError(reader.messages)
     assert site_params is not None
     return Site(path, site_params, tuple(ordered), simulation, overlay, entries,
-                lambda other: _check(path, text, overrides, variables, other, False))
+                lambda other: _check(path, text, overrides, variables, other, False, recorded))
 
 
 def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
@@ -243,24 +255,41 @@ def _check_simulation(reader: LineReader, simulation: dict[str, Any]) -> None:
         reader.say(('simulation',), str(error))
 
 
-def _override(reader: LineReader, raw: dict[str, Any], override: str) -> None:
+def _leave_out(reader: LineReader, raw: dict[str, Any], features: dict[str, Any]) -> None:
+    """Take out the nodes of features that are off."""
+    for name, value in features.items():
+        if not isinstance(value, bool):
+            reader.say(('site', 'features', name), 'must be true or false')
+    nodes = raw.get('nodes')
+    for name, entry in list(nodes.items()) if isinstance(nodes, dict) else ():
+        if not isinstance(entry, dict) or 'feature' not in entry:
+            continue
+        feature = entry.pop('feature')
+        if feature not in features:
+            reader.say(('nodes', name), f'unknown feature {feature!r}; allowed: {", ".join(features) or "none"} '
+                       '(site.features)', 'feature')
+        elif features[feature] is False:
+            del nodes[name]
+
+
+def _override(reader: LineReader, raw: dict[str, Any], override: str, origin: str = '--set') -> None:
     path, equals, value = override.partition('=')
     keys = path.split('.')
     if not equals or len(keys) < 2:
-        reader.messages.append(f'--set {override}: must look like nodes.meter.address=tcp://127.0.0.1:502')
+        reader.messages.append(f'{origin} {override}: must look like nodes.meter.address=tcp://127.0.0.1:502')
         return
     target: Any = raw
     for key in keys[:-1]:
         target = target.setdefault(key, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            reader.messages.append(f'--set {override}: {key!r} is not a mapping')
+            reader.messages.append(f'{origin} {override}: {key!r} is not a mapping')
             return
     own = LineReader('')
     plain = own.read(value)
-    reader.messages += [f'--set {override}: {message.split(": ", 1)[1]}' for message in own.messages]
+    reader.messages += [f'{origin} {override}: {message.split(": ", 1)[1]}' for message in own.messages]
     if not own.messages:
         target[keys[-1]] = plain
-        reader.given[tuple(keys)] = f'--set {override}'
+        reader.given[tuple(keys)] = f'{origin} {override}'
 
 
 def _substitute(reader: LineReader, value: Any, variables: dict[str, str], path: Path_) -> Any:

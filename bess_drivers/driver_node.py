@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from sensor_msgs.msg import BatteryState
 
-from bess.msg import BatteryStatus, CellArray, InverterStatus, MeterStatus, PowerSetpoint
+from bess.msg import BatteryStatus, CellArray, EmergencyStop, InverterStatus, MeterStatus, PowerSetpoint
 from bess.srv import DeviceOperation, GetStatus, SetContactor
-from bess_core import qos
+from bess_core import emergency, qos
 from bess_core.context import NodeContext
 from bess_core.convert import (
     battery_from_msg,
@@ -378,12 +378,18 @@ class ConverterDriverNode(DriverNode):
             self._subscriptions_own.append(
                 self.create_subscription(BatteryStatus, self.ctx.topic(f'{p.bms}/status'), self._on_bms,
                                          qos.MEASUREMENT))
+        self._emergency = emergency.load(self.ctx.state_dir, self.clock.wall()).active
+        self._subscriptions_own.append(self.create_subscription(
+            EmergencyStop, self.ctx.topic('emergency_stop'), self._on_emergency, qos.STATE))
         self._looked_at = -inf  # when the gate saw all there is
         self.every(p.gate_period, self._on_gate_period, phase=3)
 
     def on_bess_activate(self) -> None:
-        """From now on setpoints are accepted."""
-        self._gate.start()
+        """From now on setpoints are accepted, unless the emergency stop is in force."""
+        if self._emergency:
+            self._gate.stop('emergency stop')
+        else:
+            self._gate.start()
         self._step()
 
     def on_bess_deactivate(self) -> None:
@@ -432,6 +438,18 @@ class ConverterDriverNode(DriverNode):
             self._refusals.refuse(message.source, reason, now, expected=reason.endswith('inactive'))
         else:
             self._step()
+
+    def _on_emergency(self, message: EmergencyStop) -> None:
+        """Zero at once, whoever orders what; released only by the emergency stop itself."""
+        if message.active == self._emergency:
+            return
+        self._emergency = message.active
+        if message.active:
+            self.log.warning('emergency stop', cause=message.cause, by=message.source)
+            self._gate.stop('emergency stop')
+            self._step()
+        elif self.is_active:
+            self._gate.start()
 
     def _on_gate_period(self, _: Tick) -> None:
         if self._looked_at != self.clock.now():  # at the same (simulated) moment nothing else would come out

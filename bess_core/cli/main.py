@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = ('up', 'sim', 'status', 'watch', 'nodes', 'faults', 'mode', 'call', 'schedule', 'battery', 'tree',
-            'partition', 'record', 'replay', 'doctor', 'inject', 'probe', 'device', 'certs', 'private')
+            'partition', 'record', 'replay', 'doctor', 'inject', 'certs', 'private', 'probe', 'device', 'events',
+            'emergency', 'info', 'params')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,6 +80,7 @@ def _texts(node: ast.expr, inside: list[ast.FunctionDef], constants: dict[str, A
 
 def expansions(root: Path) -> dict[str, set[str]]:
     """Ids behind the patterns of the code whose parts are tables of the code."""
+    from bess_control.protection.monitors import DEFAULTS
     from bess_drivers import device
     from bess_drivers.can.can_bms_codec import ALARM_PAIRS, PROTECTION_BITS
     from bess_drivers.cells.controller import CONDITIONS as CELLS
@@ -107,6 +108,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
     return {
         'comm.*': {f'comm.{k}' for k in kinds - {'read_only'}},  # a poll never writes
         'can_bms.*': {f'can_bms.{c.id}' for c in (*ALARM_PAIRS.values(), *PROTECTION_BITS.values())},
+        'monitor.*': {f'monitor.{name}' for name in DEFAULTS},
         '*.*': {f'{prefix}.{c.id}' for prefix, table in conditions.items() for c in table} | {
             f'cells.{id}' for id in CELLS} | {'bq40z50.safety_bit_*', 'bq40z50.pf_bit_*'},  # BMS
         'jbd.*': {f'jbd.{p.name}' for p in PROTECTIONS},
@@ -118,6 +120,8 @@ def expansions(root: Path) -> dict[str, set[str]]:
 
 def render(root: Path) -> tuple[str, list[str]]:
     """The page, and where catalogue and code differ."""
+    from bess_control.protection.fault_policy import anchor
+
     groups = yaml.safe_load((root / 'docs' / 'faults.yaml').read_text(encoding='utf-8'))
     problems: list[str] = []
     try:
@@ -149,7 +153,7 @@ def render(root: Path) -> tuple[str, list[str]]:
         if group.get('text'):
             lines.append(' '.join(group['text'].split()) + '\n')
         lines.append(table(['Id', 'Severity', 'Raised by', 'Meaning', 'What to do'],
-                           [[code(e['id']), e['severity'], e['raised_by'], e['meaning'], e['action']]
+                           [[f'<a id="{anchor(e["id"])}"></a>{code(e["id"])}', e['severity'], e['raised_by'], e['meaning'], e['action']]  # noqa: E501
                             for e in group['faults']]))
     lines += drivers.fault_tables()
     return '\n'.join(lines), problems

@@ -1,0 +1,1 @@
+"""Protection: what faults of any node make the site do, monitors, emergency stop, watchdog."""
