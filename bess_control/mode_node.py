@@ -328,13 +328,13 @@ class ModeNode(BessNode):
             same, at, name = min(entries)
             if same and now - at < 0.2 * OUTPUT_LEASE_S:
                 continue
-            publisher, value = self._outputs[name]
+            publisher, wanted = self._outputs[name]
             sequence = self._sent_outputs.get(name, (None, 0.0, 0))[2] + 1
-            message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if value else 0.0, lease=OUTPUT_LEASE_S,
+            message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if wanted else 0.0, lease=OUTPUT_LEASE_S,
                                      source=self.get_name(), sequence=sequence)
             set_stamp(message.header.stamp, self.clock, now)
             publisher.publish(message)
-            self._sent_outputs[name] = (value, now, sequence)
+            self._sent_outputs[name] = (wanted, now, sequence)
 
     # -- what survives a restart -------------------------------------------------------------------
 

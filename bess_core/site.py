@@ -261,7 +261,9 @@ def _leave_out(reader: LineReader, raw: dict[str, Any], features: dict[str, Any]
         if not isinstance(value, bool):
             reader.say(('site', 'features', name), 'must be true or false')
     nodes = raw.get('nodes')
-    for name, entry in list(nodes.items()) if isinstance(nodes, dict) else ():
+    if not isinstance(nodes, dict):
+        return
+    for name, entry in list(nodes.items()):
         if not isinstance(entry, dict) or 'feature' not in entry:
             continue
         feature = entry.pop('feature')

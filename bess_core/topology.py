@@ -57,7 +57,7 @@ class Plan:
 
 def owned(spec: NodeSpec) -> tuple[str, ...]:
     """Nodes that this one owns, in the order of its parameters."""
-    return tuple(name for parameter in _owning(type(spec.params)) for name in _listed(getattr(spec.params,
+    return tuple(name for parameter in _owning(spec.params.__class__) for name in _listed(getattr(spec.params,
                                                                                               parameter.name)))
 
 
@@ -194,14 +194,14 @@ def reparent(site: Site, name: str, parent: str) -> Overlay:
     overlay = site.overlay
     if present:
         owner = head(site, present)
-        parameter = next(p.name for p in _owning(type(owner.params)) if name in _listed(getattr(owner.params, p.name)))
+        parameter = next(p.name for p in _owning(owner.params.__class__) if name in _listed(getattr(owner.params, p.name)))
         value = getattr(owner.params, parameter)
         if isinstance(value, str):
             raise RefusedError(f'{present} cannot be without its {parameter}: destroy {present} first')
         overlay = _patch(overlay, present, {parameter: [n for n in value if n != name]})
     if parent:
         into = head(site, parent)
-        lists = [p.name for p in _owning(type(into.params)) if isinstance(getattr(into.params, p.name), list)]
+        lists = [p.name for p in _owning(into.params.__class__) if isinstance(getattr(into.params, p.name), list)]
         if not lists:
             raise RefusedError(f'{parent} ({into.type}) does not take further members')
         overlay = _patch(overlay, parent, {lists[0]: [*getattr(into.params, lists[0]), name]})

@@ -53,7 +53,8 @@ class Query:
 
     def sql(self) -> tuple[str, list[Any]]:
         """Statement and values; the newest `limit` events, oldest first."""
-        where, values = ['time >= ?', 'severity >= ?'], [self.start, self.min_severity]
+        where = ['time >= ?', 'severity >= ?']
+        values: list[Any] = [self.start, self.min_severity]
         if self.end > 0.0:
             where.append('time < ?')
             values.append(self.end)

@@ -173,11 +173,14 @@ class SystemNode(BessNode):
 
         def work() -> ListSiteParameters.Response:
             response = ListSiteParameters.Response()
+            if running is None:
+                response.problems = ['no site file']
+                return response
             try:
                 changes = site_changes.load(folder)
                 site, plain = (_load(running.path, folder, s) for s in (changes.values(), {}))
             except (site_changes.ChangesError, site_module.SiteError, AttributeError) as error:
-                response.problems = str(error).splitlines() if running is not None else ['no site file']
+                response.problems = str(error).splitlines()
                 return response
             if request.history:
                 response.parameters = [

@@ -43,9 +43,9 @@ class Member:
             for piece in _pieces(part, ','):
                 if not unit and not rest and piece in UNITS:
                     unit = piece
-                elif piece.startswith('fraction 0..1'):
-                    unit = 'fraction'
-                    limits.append(piece.removeprefix('fraction '))
+                elif not unit and not rest and piece.split(' ')[0] in ('fraction', 'percent'):
+                    unit, _, limit = piece.partition(' ')
+                    limits += [limit] if limit else []
                 elif RANGE.match(piece) or SIGN.match(piece):
                     limits.append(piece)
                 else:
@@ -110,7 +110,7 @@ def missing(interface: Interface) -> list[str]:
             elif member.type.startswith('float') and not member.value:
                 unit, limits = member.columns[2:4]
                 if not unit and not limits:
-                    problems.append(f'{where}: no unit at the start of the comment ({", ".join(UNITS)}, fraction)')
+                    problems.append(f'{where}: no unit at the start of the comment ({", ".join(UNITS)}, fraction, percent)')
     return problems
 
 

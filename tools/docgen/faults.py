@@ -97,7 +97,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
     kinds = {c.kind for c in vars(device).values()
              if isinstance(c, builtins.type) and issubclass(c, device.DeviceError) and c is not device.DeviceError}
     bits = set()
-    for model, point in ((802, 'Evt1'), (701, 'Alrm'), *((m, 'Evt1') for m in (101, 102, 103, 111, 112, 113))):
+    for model, point in ((802, 'Evt1'), (804, 'Evt1'), (807, 'Evt1'), (807, 'Evt2'), (701, 'Alrm'), *((m, 'Evt1') for m in (101, 102, 103, 111, 112, 113))):
         definition = model_definition(model)
         if definition is not None:
             bits |= {s.lower().replace(' ', '_') for s in definition.by_name[point].symbols.values()}
@@ -108,6 +108,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
     return {
         'comm.*': {f'comm.{k}' for k in kinds - {'read_only'}},  # a poll never writes
         'can_bms.*': {f'can_bms.{c.id}' for c in (*ALARM_PAIRS.values(), *PROTECTION_BITS.values())},
+        'sunspec.*_*_connection': {'sunspec.string_*_connection', 'sunspec.string_*_module_*_connection'},
         'monitor.*': {f'monitor.{name}' for name in DEFAULTS},
         '*.*': {f'{prefix}.{c.id}' for prefix, table in conditions.items() for c in table} | {
             f'cells.{id}' for id in CELLS} | {'bq40z50.safety_bit_*', 'bq40z50.pf_bit_*'},  # BMS
