@@ -194,7 +194,8 @@ def reparent(site: Site, name: str, parent: str) -> Overlay:
     overlay = site.overlay
     if present:
         owner = head(site, present)
-        parameter = next(p.name for p in _owning(owner.params.__class__) if name in _listed(getattr(owner.params, p.name)))
+        parameter = next(p.name for p in _owning(owner.params.__class__)
+                         if name in _listed(getattr(owner.params, p.name)))
         value = getattr(owner.params, parameter)
         if isinstance(value, str):
             raise RefusedError(f'{present} cannot be without its {parameter}: destroy {present} first')

@@ -403,7 +403,8 @@ class Loader:
             for table, name_of in (('bits', keys.bits), ('codes', keys.codes)):
                 for number, name in name_of.items():
                     ok = isinstance(number, int) and not isinstance(number, bool) and isinstance(name, str) and name
-                    if not ok or (table == 'bits' and not 0 <= number < 64) or (table == 'codes' and number == 0 and not zero):
+                    if not ok or (table == 'bits' and not 0 <= number < 64) or (
+                            table == 'codes' and number == 0 and not zero):
                         self._r.say((*path, table, number), 'must be a bit 0..63 (or a code that is not 0) and a name')
                         continue
                     out.append(m.Fault(point_name, f'{prefix}.{snake(name)}', Severity[keys.severity], name,

@@ -110,7 +110,8 @@ def missing(interface: Interface) -> list[str]:
             elif member.type.startswith('float') and not member.value:
                 unit, limits = member.columns[2:4]
                 if not unit and not limits:
-                    problems.append(f'{where}: no unit at the start of the comment ({", ".join(UNITS)}, fraction, percent)')
+                    problems.append(f'{where}: no unit at the start of the comment ({", ".join(UNITS)}, fraction, '
+                                    'percent)')
     return problems
 
 

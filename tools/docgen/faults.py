@@ -97,7 +97,8 @@ def expansions(root: Path) -> dict[str, set[str]]:
     kinds = {c.kind for c in vars(device).values()
              if isinstance(c, builtins.type) and issubclass(c, device.DeviceError) and c is not device.DeviceError}
     bits = set()
-    for model, point in ((802, 'Evt1'), (804, 'Evt1'), (807, 'Evt1'), (807, 'Evt2'), (701, 'Alrm'), *((m, 'Evt1') for m in (101, 102, 103, 111, 112, 113))):
+    inverters = ((m, 'Evt1') for m in (101, 102, 103, 111, 112, 113))
+    for model, point in ((802, 'Evt1'), (804, 'Evt1'), (807, 'Evt1'), (807, 'Evt2'), (701, 'Alrm'), *inverters):
         definition = model_definition(model)
         if definition is not None:
             bits |= {s.lower().replace(' ', '_') for s in definition.by_name[point].symbols.values()}
