@@ -55,7 +55,7 @@ class StorageNodeParams(StorageParams):
 
 
 class StorageNode(BessNode):
-    """`~/state`, `~/command`, `~/get_state`, and a service for each command."""
+    """`~/state`, `~/command`, `~/get_storage_state`, and a service for each command."""
 
     Params: ClassVar[type] = StorageNodeParams
     role: ClassVar[str] = 'storage'
@@ -100,7 +100,7 @@ class StorageNode(BessNode):
             self._clients.append(self._switch)
         self._offered = [
             *(self.create_service(StorageCommand, f'~/{name}', partial(self._on_service, name)) for name in COMMANDS),
-            self.create_service(GetStorageState, '~/get_state', self._on_get_state),
+            self.create_service(GetStorageState, '~/get_storage_state', self._on_get_state),
         ]
         self.every(p.period, self._tick, phase=2)
         self._publish(Wanted())

@@ -124,7 +124,7 @@ def test_a_day_of_a_unit_over_services(graph: Any) -> None:
     graph.wait(lambda: unit.power == -5000.0, 'discharging, within the limit of the battery')
     graph.wait(lambda: states[-1].limit_reasons, 'and it says why')
     assert 'asked, 5.0 kW possible' in states[-1].limit_reasons[0]
-    assert graph.call(GetStorageState, 'store/get_state').status.name in ('DISCHARGE_TRANSITION', 'DISCHARGING')
+    assert graph.call(GetStorageState, 'store/get_storage_state').status.name in ('DISCHARGE_TRANSITION', 'DISCHARGING')
     assert not ask(graph, 'charge', -5.0).accepted
     graph.wait(lambda: unit.power == 0.0, 'holds (strict_power_sign)')
     assert ask(graph, 'stop').accepted
