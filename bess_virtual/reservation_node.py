@@ -288,7 +288,9 @@ class Reservations:
             return Answer(True)
         if reading is None or reading.quality == Quality.INVALID:
             return Answer(False, 'it cannot be reached')
-        bounds = widened((-known(reading.max_discharge_power), known(reading.max_charge_power)))
+        volts = reading.voltage
+        bounds = widened((-power_limit(reading.max_discharge_power, reading.max_discharge_current, volts),
+                          power_limit(reading.max_charge_power, reading.max_charge_current, volts)))
         wall = self.node.clock.wall()
         outside = beyond(from_now(ask.plan, wall), wall, bounds, (-float('inf'), float('inf')), SOON_S)
         if outside is not None:
@@ -366,6 +368,11 @@ class Reservations:
 def known(limit: float) -> float:
     """An unknown limit allows nothing."""
     return limit if limit > 0 else 0.0
+
+
+def power_limit(power: float, current: float, voltage: float) -> float:
+    """Limit in W of a member that keeps no book; from its limit in A where it gives no limit in W."""
+    return known(power if power == power else current * voltage)
 
 
 def widened(bounds: tuple[float, float]) -> tuple[float, float]:

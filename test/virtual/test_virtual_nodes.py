@@ -150,7 +150,9 @@ def kind(request: pytest.FixtureRequest, graph: Any) -> Kind:
 
 def test_the_whole_contract_is_offered(graph: Any, kind: Kind) -> None:
     full = f'/site/{kind.name}'
-    services = dict(graph.peer.get_service_names_and_types_by_node(kind.name, '/site'))
+    offered = lambda: dict(graph.peer.get_service_names_and_types_by_node(kind.name, '/site'))  # noqa: E731
+    graph.wait(lambda: {f'{full}/get_status', f'{full}/reserve'} <= offered().keys(), 'its services are discovered')
+    services = offered()
     for name, type_ in (('get_status', 'GetStatus'), ('schedule_set_current', 'ScheduleSetCurrent'),
                         ('schedule_set_power', 'ScheduleSetPower'), ('cancel_schedule', 'CancelSchedule'),
                         ('list_schedule', 'ListSchedule'), ('schedule_at', 'ScheduleAt'), ('reserve', 'Reserve'),
