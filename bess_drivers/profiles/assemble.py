@@ -63,7 +63,13 @@ def alarms(profile: Profile, raws: Mapping[str, float]) -> tuple[Alarm, ...]:
         if isnan(raw):
             continue
         number = int(raw)
-        if number >> fault.bit & 1 if fault.bit >= 0 else number == fault.code if fault.code else number:
+        if fault.zero:
+            present = number == 0
+        elif fault.bit >= 0:
+            present = bool(number >> fault.bit & 1)
+        else:
+            present = number == fault.code if fault.code else number != 0
+        if present:
             found.append(Alarm(fault.id, fault.severity, f'{profile.head.title}: {fault.name}'))
     return tuple(found)
 

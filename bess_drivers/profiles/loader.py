@@ -408,7 +408,8 @@ class Loader:
                         self._r.say((*path, table, number), 'must be a bit 0..63 (or a code that is not 0) and a name')
                         continue
                     out.append(m.Fault(point_name, f'{prefix}.{snake(name)}', Severity[keys.severity], name,
-                                       number if table == 'bits' else -1, number if table == 'codes' else 0))
+                                       number if table == 'bits' else -1, number if table == 'codes' else 0,
+                                       zero=table == 'codes' and number == 0))
         return tuple(out)
 
     def _rules(self) -> list[m.RuleKeys]:

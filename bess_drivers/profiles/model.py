@@ -324,6 +324,7 @@ class Fault:
     name: str
     bit: int = -1  # -1: `code`
     code: int = 0  # 0 without a bit: any number but zero
+    zero: bool = False  # present when the point is 0
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ ROLES = {
     'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver',
     'IoDriverNode': 'I/O driver', 'ClimateDriverNode': 'climate driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',
+    'GroupNode': 'aggregate', 'BmsPackNode': 'pack', 'PhysicalBatteryNode': 'logical battery', 'ClimateNode': 'climate',
+    'CostSavingNode': 'cost saving', 'LimiterNode': 'limiter', 'EmergencyStopNode': 'emergency stop',
+    'EventLogNode': 'event log', 'FaultManagerNode': 'fault manager', 'MonitorsNode': 'monitors',
+    'WatchdogNode': 'watchdog', 'StorageNode': 'storage unit', 'SystemNode': 'system', 'GpsDriverNode': 'GPS driver',
+    'CanBmsServerNode': 'CAN server', 'CellControllerNode': 'cell controller', 'Door': 'remote server',
     'AggregateNode': 'aggregate', 'Supervisor': 'supervisor', **HELPERS,
 }
 
@@ -146,12 +151,14 @@ def uses(root: Path) -> list[Use]:
     """Every publisher, subscription and service of the nodes, found in the source."""
     found: set[Use] = set()
     for path in sorted(root.glob('bess_*/**/*.py')):
-        for cls in (n for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(n, ast.ClassDef)):
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        alias = {a.asname: a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names if a.asname}
+        for cls in (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)):
             for call in (n for n in ast.walk(cls) if isinstance(n, ast.Call)):
                 if isinstance(call.func, ast.Attribute) and call.func.attr in METHODS and len(call.args) >= 2:
                     kind, name = call.args[0], _name(call.args[1])
                     if isinstance(kind, ast.Name) and name and cls.name in ROLES:
-                        found.add(Use(METHODS[call.func.attr], kind.id, name, ROLES[cls.name]))
+                        found.add(Use(METHODS[call.func.attr], alias.get(kind.id, kind.id), name, ROLES[cls.name]))
             message = next((n.value.id for n in cls.body if isinstance(n, ast.Assign)
                             and getattr(n.targets[0], 'id', '') == 'Message' and isinstance(n.value, ast.Name)), '')
             if message and cls.name in ROLES:  # the shell of a driver publishes `self.Message` on ~/status
