@@ -57,6 +57,7 @@ class PartitionNode(BessNode):
         self._requests: dict[str, Demand] = {}
         self.reasons: dict[str, str] = {}
         self._source = BatteryReading()
+        self._send_posted = False
         self._booked = -inf
         self._dt = p.period
         self._in_force: dict[str, float] = {}
@@ -224,7 +225,16 @@ class PartitionNode(BessNode):
                 return
         else:
             self._requests[child] = demand
-        self.send(now)
+        # Children that are ordered at the same moment change together: the sum of one old and one new request is
+        # what nobody asked for.
+        if not self._send_posted:
+            self._send_posted = True
+            self.ctx.post(lambda: self._guarded(self._send_soon))
+
+    def _send_soon(self) -> None:
+        self._send_posted = False
+        if hasattr(self, '_sender') and hasattr(self, '_partition'):
+            self.send(self.clock.now())
 
     def send(self, now: float, *, only_changes: bool = False) -> None:
         """Tell the source the sum of what the children may have."""
