@@ -85,7 +85,7 @@ class SiteNode(BessNode):
         self._latched: set[str] = set()
         self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
         self._state = self.create_publisher(SystemState, self.ctx.topic('system_state'), qos.STATE)
-        self._transitions = self.create_publisher(SystemState, self.ctx.topic('site_transitions'), qos.EVENT)
+        self._transitions = self.create_publisher(SystemState, self.ctx.topic('site_transitions'), qos.TRANSITIONS)
         self._journal = SiteJournal(self.ctx.state_dir / f'{self.name}_states.jsonl')
         self._demands: dict[str, tuple[float, str]] = {}  # who -> (until when, what) is asked or flows
         self._left = False

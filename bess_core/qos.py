@@ -31,6 +31,9 @@ MEASUREMENT = _profile(5, DurabilityPolicy.VOLATILE)
 #: Events, traces, proposals and heartbeats: several senders share a topic.
 EVENT = _profile(50, DurabilityPolicy.VOLATILE)
 
+#: Events that who comes later may still want to hear.
+TRANSITIONS = _profile(50, DurabilityPolicy.TRANSIENT_LOCAL)
+
 
 def setpoint(lease_s: float = 0.0) -> QoSProfile:
     """Orders: newest only; with a lease, dropped by the middleware once it is over."""
