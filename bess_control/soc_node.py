@@ -39,19 +39,23 @@ class SocNodeParams(SocParams):
     """State of charge and health of a battery whose BMS gives none or a poor one; see docs/storage.md."""
 
     bms: str = param(doc='battery management system that measures', ref='bms', owns=True)
-    reference: str = param('check', '', 'use of the state of charge of the BMS: `check` = start value, and a difference '
-                           'is a fault; `start` = start value only; `none`', choices=('check', 'start', 'none'))
-    ocv: list[float] = param([], '', 'open-circuit voltage of a cell at 25 degC: SoC (0..1), V, SoC, V ...; empty = LFP')
+    reference: str = param('check', '', 'use of the state of charge of the BMS: `check` = start value, and a '
+                           'difference is a fault; `start` = start value only; `none`',
+                           choices=['check', 'start', 'none'])
+    ocv: list[float] = param([], '', 'open-circuit voltage of a cell at 25 degC: SoC (0..1), V, SoC, V ...; '
+                                     'empty = LFP')
     series_cells: int = param(0, '', 'cells in series, where the BMS measures no cells: each counts as that share of '
                               'the pack; 0 = the BMS measures cells', low=0, high=1000)
     nominal_voltage: float = param(0.0, 'V', 'pack voltage that turns Ah into Wh; 0 = that of the BMS (its energy over '
                                    'its charge, or the present voltage)', low=0.0, high=2000.0)
     save_every: float = param(60.0, 's', 'how often state of charge and health are stored', low=1.0, high=3600.0)
-    min_soh: float = param(0.7, '', 'state of health (0..1) below which the battery counts as worn out', low=0.0, high=1.0)
+    min_soh: float = param(0.7, '', 'state of health (0..1) below which the battery counts as worn out', low=0.0,
+                           high=1.0)
     max_age: float = param(3.0, 's', 'older values are STALE', low=0.05, high=3600.0)
     invalid_after: float = param(15.0, 's', 'older values are INVALID', low=0.1, high=86400.0)
     balance: bool = param(False, '', 'order the balancing of cells; the BMS must accept such orders')
-    balance_start_difference: float = param(0.010, 'V', 'cells further apart than this are balanced', low=0.0005, high=1.0)
+    balance_start_difference: float = param(0.010, 'V', 'cells further apart than this are balanced', low=0.0005,
+                                            high=1.0)
     balance_stop_difference: float = param(0.005, 'V', 'until they are closer than this', low=0.0001, high=1.0)
     balance_min_voltage: float = param(3.35, 'V', 'only above: on a flat curve voltage says nothing of charge', low=0.0,
                                        high=10.0)

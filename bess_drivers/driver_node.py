@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 from sensor_msgs.msg import BatteryState
 from std_srvs.srv import SetBool
 
-from bess.msg import BalanceSetpoint, BatteryStatus, CellArray, EmergencyStop, InverterStatus, MeterStatus, PowerSetpoint
+from bess.msg import (
+    BalanceSetpoint,
+    BatteryStatus,
+    CellArray,
+    EmergencyStop,
+    InverterStatus,
+    MeterStatus,
+    PowerSetpoint,
+)
 from bess.srv import DeviceOperation, GetStatus, SetContactor
 from bess_core import emergency, qos
 from bess_core.context import NodeContext

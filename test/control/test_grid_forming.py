@@ -1,4 +1,4 @@
-"""Backup with a converter that forms the grid: mode, driver, and a simulated device over Modbus; restarts in each state."""
+"""Backup with a converter that forms the grid: mode, driver, a simulated device over Modbus; restarts."""
 
 from __future__ import annotations
 

@@ -210,8 +210,8 @@ def test_a_driver_bleeds_as_long_as_the_lease_lasts(graph: Any) -> None:
     take = world.set_balancing
     world.set_balancing = lambda name, cells: (seen.append(cells), take(name, cells))  # type: ignore[assignment,func-returns-value]
     node = graph.add(node_type(cls), 'bms', {'address': 'plant:u', 'plant_unit': 'u', 'period': 0.05})
-    publisher = graph.publisher(BalanceSetpoint, 'bms/balance', qos.SETPOINT)
     graph.up(node)
+    publisher = graph.publisher(BalanceSetpoint, 'bms/balance', qos.SETPOINT)
     graph.wait(lambda: node.reading.cells and publisher.get_subscription_count(), 'it is read')
     want = [False, True, False, True]
     for bad in ({'cells': [True] * 3}, {'lease': nan}, {'lease': 0.0}, {'lease': 61.0}, {'age': 9.0}, {'age': -9.0}):
