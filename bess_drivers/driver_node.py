@@ -448,7 +448,7 @@ class ConverterDriverNode(DriverNode):
             EmergencyStop, self.ctx.topic('emergency_stop'), self._on_emergency, qos.STATE))
         self._looked_at = -inf  # when the gate saw all there is
         self._forming_orders = 0
-        self._forming = self.create_deferred_service(SetBool, '~/set_grid_forming', self._on_set_grid_forming) \
+        self._forming: Any = self.create_deferred_service(SetBool, '~/set_grid_forming', self._on_set_grid_forming) \
             if hasattr(self.DeviceClass, 'set_grid_forming') else None
         self.every(p.gate_period, self._on_gate_period, phase=3)
 
@@ -503,7 +503,8 @@ class ConverterDriverNode(DriverNode):
         self._order_forming(request.data, done)
 
     def _order_forming(self, on: bool, done: Any) -> None:
-        device = self._client.device  # type: ignore[union-attr]
+        assert self._client is not None
+        device = self._client.device
 
         def logged(error: DeviceError | None) -> None:
             self.log.info('grid forming', on=on, result='ordered' if error is None else str(error))
