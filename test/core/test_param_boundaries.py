@@ -56,7 +56,7 @@ def test_each_bound_of_each_parameter(group: str, name: str) -> None:
             except ParameterError as error:
                 assert not [p for p in error.problems if p.key == s.name], f'{s.name} = {bound}: {error}'
                 assert str(error)
-        if s.type is float:
+        if s.type is float and s.metadata.get('min') is not None and s.default == s.default:  # NaN: not given
             with pytest.raises(ParameterError):
                 build(cls, {**good, s.name: nan})
         for nonsense in ('fast', [], {}):
