@@ -23,6 +23,10 @@ from math import inf, isfinite, nan
 from bess_core.params import param
 
 OFF_STATES = ('dark', 'failed')
+#: State in which a restart goes on, by the state in which it ended: never one that closes the switch onto an island.
+AFTER_RESTART = {'islanding': 'islanding', 'forming': 'forming', 'black_start': 'black_start', 'island': 'island',
+                 'observing': 'island', 'reconnecting': 'observing', 'ramping': 'ramping', 'dark': 'dark',
+                 'failed': 'failed'}
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,13 @@ class BackupMachine:
         self._overload_since = inf
         self._load_changed = -inf
         self._tries = 0
+        self._resume = ''
+
+    def resume(self, state: str) -> None:
+        """Go on after a restart that happened in `state`, with the first tick. Raises ValueError."""
+        if state != 'on_grid' and state not in AFTER_RESTART:
+            raise ValueError(f'{state!r} is no state')
+        self._resume = AFTER_RESTART.get(state, '')
 
     # -- orders --------------------------------------------------------------------------------------
 
@@ -183,7 +194,9 @@ class BackupMachine:
         p = self.params
         first, self._begun = self._begun is None, now if self._begun is None else self._begun
         self._grid(seen, now)
-        if first and self._bad_since < inf and p.black_start:
+        if first and self._resume:
+            self._enter(self._resume, 'after a restart', now)
+        elif first and self._bad_since < inf and p.black_start:
             self._enter('black_start', 'no grid at start', now)
         getattr(self, f'_{self.state}')(seen, now, wall)
         self._shed(seen, now)

@@ -18,6 +18,7 @@ from math import isfinite, isnan
 from typing import Any, ClassVar
 
 from std_msgs.msg import Bool
+from std_srvs.srv import SetBool
 
 from bess.msg import (
     BatteryStatus,
@@ -37,7 +38,7 @@ from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
-from bess_core.values import BatteryReading, Severity
+from bess_core.values import BatteryReading, Quality, Severity
 
 from .load_estimate import without
 from .modes.base import Signal, View
@@ -46,6 +47,7 @@ from .proposals import Proposal
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
 STATE_S = 1.0  # the state is told again after so long, so that its values stay fresh
 OUTPUT_LEASE_S = 5.0  # lease of an output of an I/O module; renewed in turn, one per module and look
+FORM_AGAIN_S = 1.0  # time between two orders to form (or follow) the grid while the converter does not
 WITHDRAWN_S = 0.5  # lease of the last word of a mode: longer than a busy machine may take to deliver it
 
 
@@ -81,6 +83,8 @@ class ModeNode(BessNode):
         self._decide = getattr(self._mode, 'decide', None)
         self._view = View(now=self.clock.now(), battery=BatteryReading())
         self._others = dict.fromkeys(p.others, 0.0)  # W
+        self._form_client: Any = None
+        self._form_at, self._form_asking = -1e9, False
         self._told: tuple[float, tuple[str, str, str]] = (-1e9, ('', '', ''))
         self._job: threading.Thread | None = None
         self._sound_at = self.clock.now()
@@ -153,6 +157,9 @@ class ModeNode(BessNode):
         if hasattr(self, '_proposals'):
             for publisher, _ in self._outputs.values():
                 self.destroy_publisher(publisher)
+            if self._form_client is not None:
+                self.destroy_client(self._form_client)
+                self._form_client = None
             self.destroy_publisher(self._proposals)
             self.destroy_publisher(self._state)
             del self._proposals
@@ -254,6 +261,7 @@ class ModeNode(BessNode):
         self.set_fault(now - self._sound_at > PROBLEM_S, 'mode.input', Severity.WARNING, problem)
         self.after_step(view)
         self._tell_state()
+        self._drive_forming(getattr(mode, 'form_grid', None), now)
         if getattr(mode, 'dirty', False):
             mode.dirty = False
             self._save()
@@ -335,6 +343,31 @@ class ModeNode(BessNode):
             set_stamp(message.header.stamp, self.clock, now)
             publisher.publish(message)
             self._sent_outputs[name] = (wanted, now, sequence)
+
+    def _drive_forming(self, wanted: bool | None, now: float) -> None:
+        """Ask the converter until it measures what is wanted; None = the mode has nothing to say."""
+        converter = self._view.converter
+        if wanted is None or converter is None or self._form_asking or now - self._form_at < FORM_AGAIN_S:
+            return
+        if converter.quality is Quality.OK and converter.grid_forming is wanted:
+            self.clear_fault('mode.grid_forming')
+            return
+        self._form_at = now
+        if self._form_client is None:
+            self._form_client = self.create_client(SetBool, self.ctx.topic(f'{self.params.converter}/set_grid_forming'))
+        if not self._form_client.service_is_ready():
+            self.raise_fault('mode.grid_forming', Severity.ERROR,
+                             f'{self.params.converter} takes no order to form the grid')
+            return
+        self._form_asking = True
+        self._form_client.call_async(SetBool.Request(data=wanted)).add_done_callback(self._on_forming)
+
+    def _on_forming(self, future: Any) -> None:
+        self._form_asking = False
+        error = future.exception()
+        refused = str(error) if error is not None else '' if future.result().success else future.result().message
+        if self._form_client is not None:
+            self.set_fault(bool(refused), 'mode.grid_forming', Severity.ERROR, f'{self.params.converter}: {refused}')
 
     # -- what survives a restart -------------------------------------------------------------------
 

@@ -19,10 +19,11 @@ Method: coulomb counting, put right at rest by the open-circuit voltage and at t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isfinite, isnan, nan
+from typing import Any
 
 from bess_core.params import param
 
@@ -104,6 +105,31 @@ class SocEstimator:
     def cycles(self) -> float:
         """Equivalent full cycles."""
         return self.throughput / (2.0 * self.params.capacity)
+
+    def saved(self) -> dict[str, float]:
+        """What survives a restart; see `resume`."""
+        return {'capacity': self.params.capacity, 'soc': self.soc, 'soh': self.soh, 'offset': self.offset,
+                'throughput': self.throughput, 'loss_from': self._loss_from, 'loss_throughput': self._loss_throughput}
+
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave. What flowed meanwhile is unknown: a capacity test does not go on.
+
+        Raises ValueError when it is damaged or belongs to a battery of another capacity; then nothing is taken over.
+        """
+        names = ('capacity', 'soc', 'soh', 'offset', 'throughput', 'loss_from', 'loss_throughput')
+        try:
+            capacity, soc, soh, offset, throughput, start, moved = (float(saved[n]) for n in names)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{type(error).__name__}: {error}') from error
+        limit = self.params.max_offset * self.params.capacity
+        if not abs(capacity - self.params.capacity) <= 1e-6 * capacity:
+            raise ValueError(f'it is of a battery of {capacity:g} Ah, not {self.params.capacity:g} Ah')
+        if not (0.0 <= soc <= 1.0 and 0.0 < soh <= 2.0 and 0.0 < start <= 2.0 and 0.0 <= moved <= throughput < inf
+                and isfinite(offset)):
+            raise ValueError(f'state of charge {soc:g}, health {soh:g}, throughput {throughput:g} Ah cannot be')
+        self.soc, self.soh, self.offset = soc, soh, min(max(offset, -limit), limit)
+        self.throughput, self._loss_from, self._loss_throughput = throughput, start, moved
+        self.corrected_by = 'restart'
 
     def step(self, s: Sample) -> float:
         """State of charge 0..1 after this sample; NaN while unknown."""

@@ -128,6 +128,13 @@ class BatteryDevice(Device, Protocol):
         """Allow or block charging and discharging; returns after the device confirmed. Raises `DeviceError`."""
 
 
+class BalancingDevice(BatteryDevice, Protocol):
+    """A battery that lets its cells be bled by order; others have no `set_balancing`."""
+
+    def set_balancing(self, cells: tuple[bool, ...]) -> None:
+        """Bleed the cells that are True and no other; () ends it and gives balancing back. Raises `DeviceError`."""
+
+
 class ConverterDevice(Device, Protocol):
     """A converter that takes a power."""
 
@@ -142,6 +149,13 @@ class ConverterDevice(Device, Protocol):
 
     def stop(self) -> None:
         """Order zero power and release remote control. Raises `DeviceError`."""
+
+
+class GridFormingDevice(ConverterDevice, Protocol):
+    """A converter that is told when to form the grid itself; others have no `set_grid_forming`."""
+
+    def set_grid_forming(self, on: bool) -> None:
+        """Form the grid (True) or follow it (False). Whether it does is told by `read`. Raises `DeviceError`."""
 
 
 class MeterDevice(Device, Protocol):

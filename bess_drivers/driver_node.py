@@ -12,8 +12,17 @@ from math import inf, isnan, nan
 from typing import Any, ClassVar
 
 from sensor_msgs.msg import BatteryState
+from std_srvs.srv import SetBool
 
-from bess.msg import BatteryStatus, CellArray, EmergencyStop, InverterStatus, MeterStatus, PowerSetpoint
+from bess.msg import (
+    BalanceSetpoint,
+    BatteryStatus,
+    CellArray,
+    EmergencyStop,
+    InverterStatus,
+    MeterStatus,
+    PowerSetpoint,
+)
 from bess.srv import DeviceOperation, GetStatus, SetContactor
 from bess_core import emergency, qos
 from bess_core.context import NodeContext
@@ -49,7 +58,9 @@ from .modbus.link import ModbusLink, Ports
 
 CONTACTOR_S = 10.0  # how long a contactor order may wait for a device that is away
 OPERATION_S = 30.0  # how long an administrative operation may
+BALANCE_LEASE_S = 60.0  # longest lease of a balancing order
 MOVING_A = 5.0  # current from which a battery's values must move
+BALANCE_LOOK_S = 0.5  # how often the lease of balancing is looked at
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 
@@ -258,10 +269,24 @@ class BatteryDriverNode(DriverNode):
             self._own_services.append(self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate))
         self._contactor_orders = 0
         self._asking: list[Any] = []  # answers that wait for a fresh reading
+        self._balance_until = -inf  # end of the lease of the cells that are bled
+        self._balance_refusals = Refusals(self.log, 'balancing order refused')
+        self._balance_own: Any = None
+        if hasattr(self.DeviceClass, 'set_balancing'):
+            self._balance_own = self.create_subscription(BalanceSetpoint, '~/balance', self._on_balance, qos.SETPOINT)
+            self.every(BALANCE_LOOK_S, self._look_at_balance)
+
+    def on_bess_deactivate(self) -> None:
+        """No cell stays bled by order."""
+        if self._balance_until > -inf:
+            self._balance(())
 
     def on_bess_cleanup(self) -> None:
         """Let the device go."""
         self._answer_status()
+        if getattr(self, '_balance_own', None) is not None:
+            self.destroy_subscription(self._balance_own)
+            self._balance_own = None
         for service in getattr(self, '_own_services', []):
             self.destroy_service(service)
         self._own_services = []
@@ -333,6 +358,46 @@ class BatteryDriverNode(DriverNode):
         self._contactor_orders += 1  # as for contactors
         self.order(f'operation {self._contactor_orders}', run, done, self.clock.now() + OPERATION_S)
 
+    def _on_balance(self, message: BalanceSetpoint) -> None:
+        """Bleed these cells until the lease ends; what cannot be is refused and the lease that holds goes on."""
+        now = self.clock.now()
+        refused = self._balance_problem(message, now)
+        if refused:
+            self._balance_refusals.refuse(message.source, refused, now)
+        elif any(message.cells):
+            self._balance(tuple(message.cells), site_time(self.clock, message.header.stamp) + message.lease)
+        elif self._balance_until > -inf:
+            self._balance(())
+
+    def _balance_problem(self, message: BalanceSetpoint, now: float) -> str:
+        if self.params.read_only or not self.is_active:
+            return 'read_only is set' if self.params.read_only else 'not active'
+        if not 0.0 < message.lease <= BALANCE_LEASE_S:
+            return f'lease is {message.lease:g} s, allowed: above 0, up to {BALANCE_LEASE_S:g}'
+        age = now - site_time(self.clock, message.header.stamp)
+        if not -1.0 <= age < message.lease:
+            return f'it is {age:.1f} s old'
+        if message.cells and len(message.cells) != len(self.reading.cells):
+            return f'{len(message.cells)} cells are named, the battery has {len(self.reading.cells)}'
+        return ''
+
+    def _look_at_balance(self, _: Tick) -> None:
+        if self.clock.now() > self._balance_until > -inf:
+            self._balance(())
+
+    def _balance(self, cells: tuple[bool, ...], until: float = -inf) -> None:
+        """Order it; what fails is tried again with the next order, or the next look for the end of one."""
+        if self._client is None:
+            return
+        device, before, self._balance_until = self._client.device, self._balance_until, until
+
+        def done(error: DeviceError | None) -> None:
+            self.set_fault(error is not None, 'battery.balance', Severity.WARNING, f'balancing order failed: {error}')
+            if error is not None and not cells:
+                self._balance_until = min(before, self.clock.now())
+
+        self.order('balance', lambda: device.set_balancing(cells), done)  # type: ignore[attr-defined]
+
     def _on_set_contactor(self, request: SetContactor.Request, answer: Any) -> None:
         """Answered once the battery confirmed, or with the reason why it did not."""
         response = SetContactor.Response()
@@ -382,6 +447,9 @@ class ConverterDriverNode(DriverNode):
         self._subscriptions_own.append(self.create_subscription(
             EmergencyStop, self.ctx.topic('emergency_stop'), self._on_emergency, qos.STATE))
         self._looked_at = -inf  # when the gate saw all there is
+        self._forming_orders = 0
+        self._forming: Any = self.create_deferred_service(SetBool, '~/set_grid_forming', self._on_set_grid_forming) \
+            if hasattr(self.DeviceClass, 'set_grid_forming') else None
         self.every(p.gate_period, self._on_gate_period, phase=3)
 
     def on_bess_activate(self) -> None:
@@ -407,7 +475,47 @@ class ConverterDriverNode(DriverNode):
         for subscription in getattr(self, '_subscriptions_own', []):
             self.destroy_subscription(subscription)
         self._subscriptions_own = []
+        if getattr(self, '_forming', None) is not None:
+            self.destroy_service(self._forming)
+            self._forming = None
         super().on_bess_cleanup()
+
+    def _on_set_grid_forming(self, request: SetBool.Request, answer: Any) -> None:
+        """Not leased: an island must not go dark because the program above restarts. Status tells whether it forms."""
+        response = SetBool.Response()
+        refused = ''
+        if self.params.read_only or self._client is None:
+            refused = 'read_only is set' if self.params.read_only else 'not configured'
+        elif request.data and self._emergency:
+            refused = 'emergency stop is in force'
+        elif request.data and not self.is_active:
+            refused = 'not active'
+        if refused:
+            response.message = refused
+            answer(response)
+            return
+
+        def done(error: DeviceError | None) -> None:
+            response.success = error is None
+            response.message = 'ordered' if error is None else f'{error.kind}: {error}'
+            answer(response)
+
+        self._order_forming(request.data, done)
+
+    def _order_forming(self, on: bool, done: Any) -> None:
+        assert self._client is not None
+        device = self._client.device
+
+        def logged(error: DeviceError | None) -> None:
+            self.log.info('grid forming', on=on, result='ordered' if error is None else str(error))
+            self.set_fault(error is not None, 'converter.grid_forming', Severity.ERROR,
+                           f'order to {"form" if on else "follow"} the grid failed: {error}')
+            done(error)
+
+        self._forming_orders += 1  # an own name each: every caller gets an answer
+        self.order(f'grid_forming {self._forming_orders}',
+                   lambda: device.set_grid_forming(on), logged,  # type: ignore[attr-defined]
+                   self.clock.now() + CONTACTOR_S)
 
     def signature(self, reading: ConverterReading) -> Any:
         """A grid is never still: voltage and frequency move in their last digits."""
@@ -448,6 +556,8 @@ class ConverterDriverNode(DriverNode):
             self.log.warning('emergency stop', cause=message.cause, by=message.source)
             self._gate.stop('emergency stop')
             self._step()
+            if self._forming is not None and self.reading.grid_forming and self._client is not None:
+                self._order_forming(False, lambda _: None)  # an island has power at zero order, too
         elif self.is_active:
             self._gate.start()
 

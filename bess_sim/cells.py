@@ -174,6 +174,7 @@ class CellBank:
         # Current (A), charge moved (Ah) and current that side reactions take (A) of the step
         self._flow = np.zeros((3, count, 1))
         self._bleeding = False
+        self._ordered: dict[int, Array] = {}  # cells that are bled by order instead of by the own rule, by pack
         # Per ampere: A and B of the mean voltage, ohms of the heat, R1 (1 - e). Constant within `_refresh`:
         # the last two, and (a, e) of the RC pair.
         self._line, self._by_current = np.zeros((4, *shape)), np.zeros((3, *shape))
@@ -248,6 +249,8 @@ class CellBank:
             return
         low = np.array(self.cell_min)[:, None]
         ahead = (self.voltage > self._balance_voltage) & (self.voltage > low + 0.005) & self.real
+        for row, flags in self._ordered.items():
+            ahead[row] = flags
         # A voltage after a huge step says little: what is bled until the next look must be there.
         ahead &= self.charge > self._balance_current * ((REFRESH_S + self._dt) / 3600.0)
         np.multiply(ahead, self._balance_current, out=self.bleed)
@@ -394,6 +397,18 @@ class CellBank:
         whole = curve[k] + (curve[k + 1] - curve[k]) * (level * GRID - k)
         scale = self._full_charge[row] / GRID
         return whole * scale, curve[GRID] * scale
+
+    def order_balancing(self, row: int, cells: Sequence[bool]) -> None:
+        """Bleed these cells of a pack from now on; () = those that its own rule finds. Raises ValueError."""
+        if not cells:
+            self._ordered.pop(row, None)
+        elif len(cells) != self.sizes[row]:
+            raise ValueError(f'{len(cells)} cells are named, the pack has {self.sizes[row]}')
+        else:
+            flags = np.zeros(self.voltage.shape[1], dtype=bool)
+            flags[:len(cells)] = cells
+            self._ordered[row] = flags
+        self._age = REFRESH_S + 1.0  # looked at with the next step
 
     @property
     def balancing(self) -> bool:

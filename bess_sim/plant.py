@@ -249,6 +249,11 @@ class Plant:
         unit = self._unit(name)
         unit.charge_switch, unit.discharge_switch = bool(charge), bool(discharge)
 
+    def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
+        """See `PlantApi`. Raises ValueError for another number of cells."""
+        unit = self._unit(name)
+        self._bank.order_balancing(unit.row, cells)
+
     # -- world -----------------------------------------------------------------------------------
 
     def inject(

@@ -86,6 +86,9 @@ class PlantApi(Protocol):
     def set_switches(self, name: str, charge: bool, discharge: bool) -> None:
         """The BMS opens or closes the charge and discharge paths of a pack."""
 
+    def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
+        """The BMS bleeds these cells of a pack and no others; () = as the pack does by itself."""
+
 
 @dataclass
 class StaticPlant:
@@ -123,3 +126,7 @@ class StaticPlant:
         """See `PlantApi`."""
         pack = self.pack(name)
         pack.charge_switch, pack.discharge_switch = charge, discharge
+
+    def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
+        """See `PlantApi`."""
+        self.pack(name).balancing = cells

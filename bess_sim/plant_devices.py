@@ -74,6 +74,10 @@ class PlantBattery(PlantDevice):
         """Open or close the paths."""
         self.plant.set_switches(self.unit, charge, discharge)
 
+    def set_balancing(self, cells: tuple[bool, ...]) -> None:
+        """Bleed these cells; () gives balancing back to the pack."""
+        self.plant.set_balancing(self.unit, cells)
+
 
 _CONTACTOR = {
     (True, True): Contactor.CLOSED, (True, False): Contactor.CHARGE_ONLY,

@@ -24,7 +24,8 @@ _PACK = 13  # scalars of a pack before its cells, temperatures and balancing fla
 _INVERTER = 16
 _METER = 10
 _PV = 4  # W per phase, Wh
-_ORDER = 8  # inverter: counter, W, var, W/s; switches: counter, charge, discharge; one spare
+# inverter: counter, W, var, W/s; switches: counter, charge, discharge; balancing: counter (then a flag per cell)
+_ORDER = 8
 
 
 class SharedPlant:
@@ -37,11 +38,11 @@ class SharedPlant:
         for name, (cells, sensors) in units.items():
             pack_size = _PACK + 2 * cells + sensors
             self._at[name] = (position, position + pack_size, position + pack_size + _INVERTER)
-            position += pack_size + _INVERTER + _ORDER
+            position += pack_size + _INVERTER + _ORDER + cells
         # Shared with every process forked from here on; freed with the last of them.
         self._memory: Any = RawArray(ctypes.c_double, position)
         self._view = np.frombuffer(memoryview(self._memory), dtype=np.float64)
-        self._seen = {name: [0.0, 0.0] for name in units}
+        self._seen = {name: [0.0, 0.0, 0.0] for name in units}
 
     @classmethod
     def of(cls, plant: Plant) -> SharedPlant:
@@ -69,7 +70,7 @@ class SharedPlant:
     def take_orders(self, plant: Plant) -> None:
         """Hand the orders that have come since the last call to `plant`."""
         for name, (_, _, at) in self._at.items():
-            counter, power, reactive, ramp, switched, charge, discharge, _ = self._read(at, _ORDER)
+            counter, power, reactive, ramp, switched, charge, discharge, balanced = self._read(at, _ORDER)
             seen = self._seen[name]
             if counter != seen[0]:
                 seen[0] = counter
@@ -77,6 +78,10 @@ class SharedPlant:
             if switched != seen[1]:
                 seen[1] = switched
                 plant.set_switches(name, charge > 0.5, discharge > 0.5)
+            if balanced != seen[2]:
+                seen[2] = balanced
+                flags = self._read(at + _ORDER, self._units[name][0])
+                plant.set_balancing(name, () if flags[0] < 0.0 else tuple(f > 0.5 for f in flags))
 
     # -- PlantApi, any process -------------------------------------------------------------------
 
@@ -154,6 +159,14 @@ class SharedPlant:
         at = self._place(name)[2]
         self._view[at + 5 : at + 7] = (float(charge), float(discharge))
         self._view[at + 4] += 1.0
+
+    def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
+        """See `PlantApi`; takes effect at the next step. One process per unit may call it."""
+        at, count = self._place(name)[2], self._units[name][0]
+        if cells and len(cells) != count:
+            raise ValueError(f'{len(cells)} cells are named, the pack has {count}')
+        self._view[at + _ORDER : at + _ORDER + count] = cells or (-1.0,) * count
+        self._view[at + 7] += 1.0
 
     def _place(self, name: str) -> tuple[int, int, int]:
         try:

@@ -162,7 +162,20 @@ class Chain:
             return np.ones((2, self.n))
         low, high = self.params.plausible_cell
         top, bottom = _plausible(x.cell_max, low, high), _plausible(x.cell_min, low, high)
+        top, bottom = self._at_25(top, x.temperature_min), self._at_25(bottom, x.temperature_max)
         return self._volt_recovery(np.stack((self._volt[0](top), self._volt[1](bottom))), now, dt)
+
+    def _at_25(self, volts: Array, temperature: Array) -> Array:
+        """The voltage that a cell of this temperature (degC) would have at 25 degC; as measured while it is unknown.
+
+        Each end takes the sensor that leaves the tighter limit where they differ (for a coefficient above 0): cold
+        raises a high cell, heat lowers a low one.
+        """
+        k = self.params.voltage_temperature_coefficient
+        if k == 0.0:
+            return volts
+        known = _plausible(temperature, *self.params.plausible_temperature)
+        return volts - k * np.nan_to_num(known - 25.0, nan=0.0)
 
     def _temperature_fraction(self, x: Inputs, now: float, dt: float) -> Array:
         if self._temp is None:

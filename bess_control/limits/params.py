@@ -49,6 +49,9 @@ class LimiterParams:
     max_apparent_power: float = param(inf, 'VA', 'P and Q share it; P leaves room for the Q that is asked', low=0.0)
     plausible_cell: list[float] = param([1.0, 5.0], 'V', 'a cell voltage outside is a failed sensor')
     plausible_temperature: list[float] = param([-60.0, 120.0], 'degC', 'a temperature outside is a failed sensor')
+    voltage_temperature_coefficient: float = param(
+        0.0, 'V/K', 'of a cell: voltages are brought to 25 degC before they meet the curves; 0 = as measured '
+        '(0.0001 for LFP)', low=0.0, high=0.005)
     data_max_age: float = param(5.0, 's', 'older readings allow no more power than flows, see data_invalid_after',
                                 low=0.1, high=3600.0)
     data_invalid_after: float = param(15.0, 's', 'older readings allow nothing', low=0.1, high=3600.0)

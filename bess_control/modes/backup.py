@@ -24,6 +24,7 @@ class BackupModeParams(BackupParams, BoundParams):
         '', '', 'topic (std_msgs/Bool) of the transfer switch: true = connected to the grid; empty = the converter '
         'does it by itself')
     form_output: str = param('', '', 'topic (std_msgs/Bool) that makes the converter form the grid')
+    form_converter: bool = param(False, '', 'the driver of `converter` makes it form the grid, instead of form_output')
     switch_input: str = param('', '', 'topic (std_msgs/Bool) of the switch\'s feedback: true = open')
     test_input: str = param('', '', 'topic (std_msgs/Bool) of a button: a change to true begins a test, or a new '
                                      'try after a failure')
@@ -37,6 +38,8 @@ class BackupModeParams(BackupParams, BoundParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.form_converter and (not self.converter or self.form_output):
+            raise ValueError('form_converter needs a converter, and no form_output')
         for text in self.loads:
             LoadGroup.parse(text)
 
@@ -58,6 +61,7 @@ class Backup(ModeBase):
         super().__init__(params, source, battery, meter)
         self.machine = BackupMachine(params, [LoadGroup.parse(t) for t in params.loads])
         self._button = False
+        self.form_grid: bool | None = None  # what the converter is told; None = nothing
 
     def decide(self, view: View) -> Proposal | None:
         """See `ModeBase`."""
@@ -79,6 +83,7 @@ class Backup(ModeBase):
             self.outputs[p.switch_output] = out.switch_closed
         if p.form_output:
             self.outputs[p.form_output] = out.form_grid
+        self.form_grid = out.form_grid if p.form_converter else None
         self.state = machine.state
         self.problem = ''
         if machine.state == 'failed':
@@ -112,10 +117,12 @@ class Backup(ModeBase):
 
     def save(self) -> dict[str, Any]:
         """What survives a restart."""
-        return {'last_test': self.machine.last_test, 'last_result': self.machine.last_result}
+        return {'last_test': self.machine.last_test, 'last_result': self.machine.last_result,
+                'state': self.machine.state}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take back what `save` gave."""
         last = saved['last_test']
         self.machine.last_test = None if last is None else float(last)
         self.machine.last_result = str(saved['last_result'])
+        self.machine.resume(str(saved.get('state', 'on_grid')))

@@ -459,6 +459,15 @@ class ModbusConverter(ProfileDevice):
                 self._limiter.forget()
             raise
 
+    def set_grid_forming(self, on: bool) -> None:
+        """See `GridFormingDevice`."""
+        self._refuse_read_only()
+        steps = self.profile.grid_forming.get('island' if on else 'grid')
+        if not steps:
+            raise BadValue(f'profile {self.profile.name} has no order for grid forming')
+        self._limiter.forget()  # the device may have changed by itself since: what is asked is written
+        self._carry_out(steps, Order(power=0.0, security_code=self._code()))
+
     def _code(self) -> float:
         return float(self.params.security_code) if self.params.security_code else nan
 

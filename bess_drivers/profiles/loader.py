@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +28,12 @@ POINT_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}\Z')
 BITS = re.compile(r'(\d+)(?:-(\d+))?\Z')
 SECTIONS = ('extends', 'polls', 'points', 'derived', 'states', 'faults', 'detect', 'identity', 'write', 'verified',
             'notes', 'constants')
-WRITE = ('order', 'start', 'stop', 'contactor', 'confirm', 'climate', 'heartbeat')
+WRITE = ('order', 'start', 'stop', 'grid_forming', 'contactor', 'confirm', 'climate', 'heartbeat')
 WORDS = ('power', 'charge_power', 'discharge_power', 'current', 'charge_current', 'reactive_power', 'lease',
          'security_code', 'temperature', 'mode')
 BIT_WORDS = ('charging', 'discharging', 'running')
 CONTACTOR = ('open', 'closed', 'charge_only', 'discharge_only')
+GRID_FORMING = ('island', 'grid')
 MAX_EXTENDS = 5
 
 
@@ -201,6 +202,8 @@ class Loader:
             climate=self._steps(write, 'climate'),
             contactor={k: self._steps(write['contactor'], k, 'contactor')
                        for k in self._contactor_keys(write, 'contactor')},
+            grid_forming={k: self._steps(write['grid_forming'], k, 'grid_forming')
+                          for k in self._contactor_keys(write, 'grid_forming', GRID_FORMING)},
             confirm={k: made for k in self._contactor_keys(write, 'confirm')
                      if (made := self._one(write['confirm'], k, m.ConfirmKeys, 'r', 'confirm')) is not None},
             heartbeat=self._one(write, 'heartbeat', m.HeartbeatKeys, 'w'))
@@ -462,10 +465,10 @@ class Loader:
                 out[key] = name
         return out
 
-    def _contactor_keys(self, write: Mapping[str, Any], key: str) -> list[str]:
+    def _contactor_keys(self, write: Mapping[str, Any], key: str, allowed: Sequence[str] = CONTACTOR) -> list[str]:
         raw = write.get(key) or {}
-        if not isinstance(raw, dict) or set(raw) - set(CONTACTOR):
-            self._r.say(('write', key), f'must be a mapping with {", ".join(CONTACTOR)}')
+        if not isinstance(raw, dict) or set(raw) - set(allowed):
+            self._r.say(('write', key), f'must be a mapping with {", ".join(allowed)}')
             return []
         return list(raw)
 
@@ -525,6 +528,11 @@ class Loader:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             what = 'has no kind' if self._role is Role.IO else f'is no value of a {self._role.value}{hint}'
             self._r.say(('points', name), f'{what} and nothing in the profile uses it; extra: true keeps it anyway')
+        forming = profile.grid_forming
+        if forming and (self._role is not Role.CONVERTER or set(forming) != set(GRID_FORMING)
+                        or 'grid_forming' not in profile.points):
+            self._r.say(('write', 'grid_forming'), 'is for converters, needs both island and grid, and a point '
+                        'grid_forming that tells what holds')
         if self._role is Role.CONVERTER and bool(profile.order) != bool(profile.stop):
             self._r.say(('write',), 'a converter that takes orders needs both order and stop')
 

@@ -359,6 +359,7 @@ class Profile:
     start: tuple[StepKeys, ...] = ()
     stop: tuple[StepKeys, ...] = ()
     contactor: Mapping[str, tuple[StepKeys, ...]] = field(default_factory=dict)
+    grid_forming: Mapping[str, tuple[StepKeys, ...]] = field(default_factory=dict)  # island, grid
     confirm: Mapping[str, ConfirmKeys] = field(default_factory=dict)
     climate: tuple[StepKeys, ...] = ()
     heartbeat: HeartbeatKeys | None = None

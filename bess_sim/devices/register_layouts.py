@@ -206,6 +206,26 @@ class PqStorI(RegisterDevice):
             self.order(power if self.running else 0.0, reactive if self.running else 0.0)
 
 
+class TruConvertAc(RegisterDevice):
+    """TRUMPF TruConvert AC 3025: set power in kVA x 0.001, grid type 2 and 3 are islands, changed only while idle."""
+
+    def prepare(self) -> None:
+        """400 V at 50 Hz on the grid, nothing asked."""
+        self.image.put(3, 4009, 'u16', 0, writable=True)
+        self.image.put(3, 4195, 'i16', 0, writable=True)
+
+    def show(self) -> None:
+        """See `RegisterDevice`."""
+
+    def obey(self, address: int, value: int) -> None:
+        """See `RegisterDevice`."""
+        if address == 4009:
+            if not 0 <= value <= 4 or self.plant.inverter(self.unit).active_power != 0.0:
+                raise IllegalValue
+        elif address == 4195:
+            self.order(-float(signed(value)))
+
+
 class TruConvertDc(RegisterDevice):
     """TRUMPF TruConvert DC 1008: a set current in A, status 0 to 4."""
 
@@ -281,7 +301,7 @@ class Relays(RegisterDevice):
 #: layout -> class
 LAYOUTS: dict[str, Callable[[PlantApi, str, DeviceFaults], RegisterDevice]] = {
     'eastron_sdm630': Sdm630, 'janitza_umg96rme': JanitzaUmg96, 'luxpower_lxp': LuxPower, 'abb_pqstori': PqStorI,
-    'trumpf_dc1008': TruConvertDc, 'rd6006': Rd6006, 'generic_io_8': Relays,
+    'trumpf_ac3025': TruConvertAc, 'trumpf_dc1008': TruConvertDc, 'rd6006': Rd6006, 'generic_io_8': Relays,
 }
 
 __all__ = ['LAYOUTS', 'RegisterDevice']

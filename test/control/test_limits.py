@@ -80,6 +80,17 @@ def test_old_readings_allow_what_flows_and_then_nothing(age: float, charge: floa
     assert got[:2] == (charge, discharge)
 
 
+@pytest.mark.parametrize(('cold', 'hot', 'charge', 'discharge'), [
+    (25.0, 25.0, 1250.0, 1500.0),  # 3.400 and 3.100 V as they are
+    (15.0, 25.0, 250.0, 1500.0),  # the high cell may be the cold one: 3.425 V at 25 degC
+    (25.0, 35.0, 1250.0, 1200.0),  # the low one may be the hot one: 3.075 V at 25 degC
+    (nan, nan, 1250.0, 1500.0), (-300.0, 500.0, 1250.0, 1500.0)])
+def test_cell_voltages_are_brought_to_25_degrees(cold: float, hot: float, charge: float, discharge: float) -> None:
+    chain = Chain(params(voltage_temperature_coefficient=0.0025, temperature=False))
+    got = look(chain, cell_max=3.4, cell_min=3.1, temperature_min=cold, temperature_max=hot)
+    assert got[:2] == (pytest.approx(charge), pytest.approx(discharge))
+
+
 def test_recovery_holds_and_then_rises_by_its_slope() -> None:
     chain = Chain(params(max_charge_current=200.0, recovery_hold=30.0, recovery_slope=0.1))
     assert look(chain, 0.0)[0] == 8000.0
