@@ -25,6 +25,8 @@ CHECKS = {
     'read_only': 'with `read_only` nothing reaches the device but what reading sends',
 }
 
+LINE = ('garbage', 'truncation', 'unplug', 'clock', 'slow', 'wrong_unit')  # of the line, not of the registers
+
 #: drivers without a wire on which these checks have a meaning -> the file that proves them
 ELSEWHERE = {
     'gpio': ('lines of this machine: no frames, no units', 'test/drivers/test_io_nodes.py'),
@@ -52,7 +54,9 @@ BITS = {
 def absent(stand: Stand, check: str) -> str:
     """Why a check does not apply to a stand; '' = it applies."""
     image, profile = stand.name.endswith('-image'), load_profile(stand.profile) if stand.profile else None
-    if check in ('lease',):
+    if image and check in LINE and any(s.name == f'{stand.profile}-layout' for s in STANDS):
+        return 'with the layout'
+    if check == 'lease':
         if stand.role is not Role.CONVERTER:
             return 'takes no power' if stand.role is not Role.IO else 'outputs: test/drivers/test_output_gate.py'
         return ''
@@ -61,10 +65,14 @@ def absent(stand: Stand, check: str) -> str:
             return ('' if image or stand.transport == 'can' else 'with the image of this profile') if profile.faults \
                 else 'the profile names no fault'
         if stand.role is not Role.BATTERY:
-            return {'sunspec_inverter': 'test/drivers/test_sunspec.py', 'sunspec_meter': 'test/drivers/test_sunspec.py',
-                    'carlo_gavazzi': 'the meter has no fault word', 'sonnen': 'test/drivers/test_sonnen.py'}[stand.driver]
+            sunspec = 'test/drivers/test_sunspec.py'
+            return {'sunspec_inverter': sunspec, 'sunspec_meter': sunspec,
+                    'carlo_gavazzi': 'the meter has no fault word',
+                    'sonnen': 'test/drivers/test_sonnen.py'}[stand.driver]
         return 'test/drivers/test_sonnen.py' if stand.driver == 'sonnen_battery' else ''
     if check == 'unknown':
+        if stand.name == 'sunspec_inverter-mesa_pcs':
+            return 'with SunSpec 7xx'
         if stand.driver in ('sunspec_battery', 'sunspec_meter', 'sunspec_inverter'):
             return ''
         if profile is not None and stand.transport == 'modbus':

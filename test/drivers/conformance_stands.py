@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from math import nan
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ from bess_sim.devices.sunspec_meter import SunSpecMeterSimulator
 from bess_sim.devices.victron import VICTRON_LAYOUTS
 from bess_sim.plant_api import InverterSample, MeterSample, PackSample, StaticPlant
 
-UNIT, TIMEOUT_S, LATE_S = 1, 0.12, 0.25
+UNIT, TIMEOUT_S, LATE_S = 1, 0.15, 0.3
 RATED = {'rated_power': 12_000.0, 'rated_current': 100.0, 'rated_voltage': 230.0}
 ROLES: dict[Role, Any] = {Role.BATTERY: ModbusBattery, Role.CONVERTER: ModbusConverter, Role.METER: ModbusMeter,
                           Role.IO: ModbusIo}
@@ -75,7 +74,7 @@ class Wire:
     heard: list[Any]  # what reached the device: function codes, or requests
     image: ProfileImage | None = None
     can_bus: Any = None
-    written: Callable[[], list[Any]] = lambda: []
+    written: Callable[[], list[Any]] = list
 
 
 class ProfileImage:
@@ -238,7 +237,7 @@ def sonnen_stand(cls: Any) -> Callable[[Path], Wire]:
         token.chmod(0o600)
         box = SonnenSimulator(world, 'u', faults, token='secret')
         address = box.start()
-        return Wire(lambda read_only: cls(SonnenParams(address=address, timeout_s=TIMEOUT_S + 0.1,
+        return Wire(lambda read_only: cls(SonnenParams(address=address, timeout_s=TIMEOUT_S,
                                                        token_file=str(token)), read_only),
                     box.stop, world, faults, box.requests)
     return build
@@ -290,7 +289,7 @@ def can_stand(kind: str) -> Callable[[Path, int], Wire]:
             make = lambda ro: CanBmsBattery(CanBmsParams(address=address, timeout_s=0.6), ro)  # noqa: E731
         else:
             path = tmp / 'jk_can_quick.yaml'
-            path.write_text('extends: jk_can\ncan: {timeout: 0.4}\n')
+            path.write_text('extends: jk_can\nfaults_prefix: jk_can\ncan: {timeout: 0.4}\n')
             # 52.0 V, 0 A, 50 %; cells 3.310 and 3.300 V; 25 and 24 degC; no alarm
             talker = Talker(port, {0x2F4: bytes.fromhex('0802a00f32000000'), 0x4F4: bytes.fromhex('ee0c01e40c020000'),
                                    0x5F4: bytes.fromhex('4b014a024a000000'), 0x7F4: bytes(8)}, faults)
@@ -308,7 +307,7 @@ def can_stand(kind: str) -> Callable[[Path, int], Wire]:
 
 @dataclass(frozen=True)
 class Stand:
-    """One driver and one simulated device. `absent`: check -> why it does not apply here, or what shows it instead."""
+    """One driver and one simulated device."""
 
     name: str
     driver: str  # entry point
@@ -317,7 +316,6 @@ class Stand:
     build: Callable[..., Wire]
     profile: str = ''
     device: str = ''  # what it talks to
-    absent: dict[str, str] = field(default_factory=dict)
 
 
 def modbus_profiles() -> list[Profile]:
@@ -337,7 +335,7 @@ def _stands() -> list[Stand]:
         ('sunspec_inverter', '7xx', Role.CONVERTER, lambda w, _: SunSpecInverterSimulator(w, 'u'), SunSpecInverter,
          SunSpecInverterParams, {}),
         ('sunspec_inverter', 'mesa_pcs', Role.CONVERTER, lambda w, f: SUNSPEC_LAYOUTS['mesa_pcs'](w, 'u', f),
-         SunSpecInverter, SunSpecInverterParams, {}),
+         SunSpecInverter, SunSpecInverterParams, {'legacy_control': 'signed_limit'}),
         ('sunspec_meter', '203', Role.METER, lambda w, _: SunSpecMeterSimulator(w, 203), SunSpecMeter,
          SunSpecMeterParams, {})]
     out += [Stand(f'{driver}-{which}', driver, role, 'modbus', register_stand(registers, cls, params, **more), '',
@@ -358,4 +356,4 @@ def _stands() -> list[Stand]:
 
 
 STANDS = _stands()
-__all__ = ['LATE_S', 'STANDS', 'TIMEOUT_S', 'Stand', 'Wire', 'modbus_profiles', 'nan']
+__all__ = ['STANDS', 'TIMEOUT_S', 'ProfileImage', 'Stand', 'Wire']

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from math import isfinite, isinf, isnan, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 from can_bus import can_address, can_port  # noqa: F401 - fixtures
-from conformance_rules import BITS, CHECKS, ELSEWHERE, absent, drivers, page
-from conformance_stands import LATE_S, RATED, STANDS, TIMEOUT_S, ProfileImage, Stand, Wire, modbus_profiles
+from conformance_rules import BITS, ELSEWHERE, absent, drivers, page
+from conformance_stands import STANDS, TIMEOUT_S, ProfileImage, Stand, Wire
 
 from bess_core.clock import Clock
 from bess_core.convert import battery_to_msg, converter_to_msg, meter_to_msg
 from bess_core.values import Quality
-from bess_drivers.device import BadValue, DeviceError, ReadOnlyError, Role
+from bess_drivers.device import BadValue, DeviceError, Role
 from bess_drivers.gate import Gate, GateParams, Setpoint
 from bess_drivers.profiles import installed, load_profile
-from bess_drivers.profiles.model import ONCE, Point
+from bess_drivers.profiles.model import Point
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 10.0
@@ -129,12 +129,6 @@ def test_normal(stand: Stand, wire: Wire, device: Any) -> None:
         assert reading.active_power == pytest.approx(600.0, rel=1e-3)
 
 
-def profile_fault_ids(image: ProfileImage, device: Any, name: str) -> set[str]:
-    device.open()  # forgets what it knew; slow and `once` points are read anew
-    again(device)
-    return {a.id for a in device.read(2.0).alarms}
-
-
 @those('faults')
 def test_faults(stand: Stand, wire: Wire, device: Any) -> None:
     if wire.image is not None:
@@ -144,30 +138,28 @@ def test_faults(stand: Stand, wire: Wire, device: Any) -> None:
                     and f.code == fault.code}
             if wire.image.profile.points[fault.point].keys.poll != 'fast':
                 device.open()
-            device.identify()
-            assert {a.id for a in device.read(2.0).alarms} == same, fault
+            assert {a.id for a in again(device, 2.0).alarms} == same, fault
             wire.image.fault(fault, False)
         device.open()
-        device.identify()
-        assert device.read(3.0).alarms == ()
+        assert again(device, 3.0).alarms == ()
     elif stand.transport == 'can' and stand.profile:
         known = load_profile(stand.profile).faults
         for fault in known:
             wire.can_bus.frames[0x7F4] = (1 << fault.bit).to_bytes(8, 'little')
             again(device, fits=lambda r, fault=fault: [a.id for a in r.alarms] == [fault.id])
     else:
-        assert stand.driver in BITS or not stand.transport == 'x'
         for change in ({'cells': (3.9,) * 16, 'voltage': 62.4}, {'cells': (2.4,) * 16, 'voltage': 38.4},
                        {'temperatures': (70.0, 70.0)}):
             usual = wire.plant.packs['u']
             wire.plant.packs['u'] = replace(usual, **change)
-            reading = again(device, fits=lambda r: r.alarms)
+            # Not every BMS says in its alarms that it is hot; that nothing flows then holds for all.
+            reading = again(device, fits=lambda r: 0.0 in (r.max_charge_current, r.max_discharge_current))
+            assert reading.alarms or 'temperatures' in change, change
             assert all('.' in a.id and a.text for a in reading.alarms)
-            assert 0.0 in (reading.max_charge_current, reading.max_discharge_current), change
             wire.plant.packs['u'] = usual
             device.close()
             device.open()
-            again(device, fits=lambda r: not r.alarms)
+            again(device, fits=lambda r: not r.alarms and r.max_charge_current > 0.0)
 
 
 def refused(device: Any, times: int, needed: bool = True) -> None:
@@ -191,7 +183,7 @@ def refused(device: Any, times: int, needed: bool = True) -> None:
 @those('garbage')
 def test_garbage(stand: Stand, wire: Wire, device: Any) -> None:
     wire.faults.inject('flipped_bytes')
-    refused(device, 4 if stand.transport == 'modbus' else 2)
+    refused(device, 4 if stand.transport == 'modbus' else 1)
     wire.faults.clear()
     again(device)
 
@@ -199,7 +191,7 @@ def test_garbage(stand: Stand, wire: Wire, device: Any) -> None:
 @those('truncation')
 def test_truncation(stand: Stand, wire: Wire, device: Any) -> None:
     wire.faults.inject('truncated_frame')
-    refused(device, 2)
+    refused(device, 1)
     wire.faults.clear()
     again(device)
 
@@ -207,7 +199,7 @@ def test_truncation(stand: Stand, wire: Wire, device: Any) -> None:
 @those('wrong_unit')
 def test_wrong_unit(stand: Stand, wire: Wire, device: Any) -> None:
     wire.faults.inject('wrong_unit_id')
-    refused(device, 2)
+    refused(device, 1)
     wire.faults.clear()
     again(device)
 
@@ -231,7 +223,7 @@ def test_clock_steps(stand: Stand, wire: Wire, device: Any, monkeypatch: pytest.
     real = time.time
     for now, step in ((10.0, 3e8), (10.1, -3e8), (10.2, 0.0)):
         monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
-        reading = device.read(now)
+        reading = again(device, now)
         assert getattr(reading, 'quality', Quality.OK) is Quality.OK
         if stand.role is not Role.IO:
             assert now - 3.0 < reading.time <= now
@@ -240,8 +232,8 @@ def test_clock_steps(stand: Stand, wire: Wire, device: Any, monkeypatch: pytest.
 @those('slow')
 def test_slow_and_late_answers(stand: Stand, wire: Wire, device: Any) -> None:
     wire.faults.inject('late_answer', TIMEOUT_S / 3)
-    device.read(2.0)
-    wire.faults.inject('late_answer', TIMEOUT_S + 0.13)
+    again(device, 2.0)
+    wire.faults.inject('late_answer', TIMEOUT_S + 0.08)
     refused(device, 1)
     moved = move(wire, stand)
     wire.faults.clear()
@@ -307,29 +299,29 @@ def test_sign(stand: Stand, wire: Wire, device: Any) -> None:
                                                 dc_power=500.0 * sign, dc_current=10.0 * sign)
         name = 'current' if stand.role is Role.BATTERY else 'active_power'
         if stand.profile in ('rd6006', 'trumpf_dc1008'):
-            device.write_power(500.0 if sign > 0 or stand.profile == 'rd6006' else -500.0, nan, 5.0)
+            device.write_power(200.0 if stand.profile == 'rd6006' else 500.0 * sign, nan, 5.0)
             wire.plant.inverters['u'] = replace(wire.plant.inverters['u'], dc_power=500.0 * sign,
                                                 dc_current=10.0 * sign)
-        reading = again(device, fits=lambda r, name=name: abs(getattr(r, name)) > 1.0)
         wanted = 1 if stand.profile == 'rd6006' else sign  # it only pushes current out
-        assert getattr(reading, name) * wanted > 0.0
+        again(device, fits=lambda r, name=name, wanted=wanted: getattr(r, name) * wanted > 1.0)
 
 
 def image_sign(image: ProfileImage, point: Point, device: Any) -> None:
     k = point.keys
+    zero = -k.offset / k.scale  # the number of the device when nothing flows
     for way in (1, -1):
-        if way < 0 and point.place.type.startswith('u'):
-            continue  # the device itself cannot say it
-        raw = way * 100.0
+        raw = zero + way * 100.0
         if k.range:
-            low, high = (image.number(point, v) for v in k.range)
-            raw = way * min(100.0, abs(low) / 2 or 100.0, abs(high) / 2 or 100.0)
-            if not min(low, high) <= raw <= max(low, high):
-                continue
-        image.raw(point, raw if point.place.type == 'f32' else round(raw) or way)
+            low, high = sorted(image.number(point, v) for v in k.range)
+            raw = zero + way * min(100.0, abs(low - zero) / 2 or 100.0, abs(high - zero) / 2 or 100.0)
+            if not low <= raw <= high:
+                continue  # the profile says that this does not occur
+        raw = raw if point.place.type == 'f32' else round(raw) if abs(raw - zero) >= 0.5 else zero + way
+        if raw < 0 and point.place.type.startswith('u'):
+            continue  # the device itself cannot say it
+        image.raw(point, raw)
         device.open()
-        device.identify()
-        device.read(2.0)
+        again(device, 2.0)
         value = device._values[point.name]
         first = value[0] if isinstance(value, tuple) else value
         assert first * way * POSITIVE[k.positive] > 0.0, point.name
@@ -339,12 +331,12 @@ def image_sign(image: ProfileImage, point: Point, device: Any) -> None:
 @those('lease')
 def test_lease_ends_in_zero(stand: Stand, wire: Wire, device: Any) -> None:
     """The last gate, the driver and the device on a virtual clock: what `driver_node` does, tick by tick."""
-    now, gate = 100.0, Gate(GateParams(expiry_ramp=5000.0), 'x')
-    device._clock = lambda: now
+    now, gate = 2.0, Gate(GateParams(expiry_ramp=5000.0), 'x')
+    if stand.profile:
+        device._clock = lambda: now  # of its write limits
     gate.start()
-    power, seen, wrote = 900.0, [], []
-    gate.reading(device.read(now))
-    # 8 s: a device whose flash must be spared may take a change only every few seconds
+    power, seen, wrote = 250.0, [], []
+    gate.reading(again(device, now))
     assert gate.offer(Setpoint(power, 1.0, 'test', 1, now), now) == ''
     for _ in range(120):
         now += 0.1
@@ -353,18 +345,22 @@ def test_lease_ends_in_zero(stand: Stand, wire: Wire, device: Any) -> None:
         if out.write:
             device.write_power(out.power, nan, out.lease)
             gate.written(out.power, nan, now)
-            wrote.append((round(now - 100.0, 1), out.power))
+            wrote.append((round(now - 2.0, 1), out.power))
         seen.append(wire.plant.inverters['u'].active_power)
     assert wrote[0][1] > 0.0 and wrote[-1][1] == 0.0 and wrote[-1][0] < 3.0, wrote
     if wire.image is None:
-        assert max(seen) == pytest.approx(power, abs=80.0), 'the order arrived'
+        assert max(seen) == pytest.approx(power, abs=20.0), 'the order arrived'
         assert seen[-1] == 0.0, 'the lease is over'
     else:
         profile = wire.image.profile
-        for step in profile.order:
-            if step.value in ('power', 'charge_power', 'current', 'charge_current'):
-                device._ask(profile.points[step.point])
-                assert device._registers.number(profile.points[step.point], device._section) == 0.0
+        enabled = [step for step in profile.order if 'charging' in step.bits.values()]  # the share stays, its bit goes
+        for step in enabled or profile.order:
+            number = device._ask(profile.points[step.point])
+            if enabled:
+                assert not any(int(number) >> int(bit) & 1 for bit, word in step.bits.items()
+                               if word in ('charging', 'discharging'))
+            elif step.value in ('power', 'charge_power', 'current', 'charge_current'):
+                assert number == 0.0
 
 
 ORDERS: dict[str, Callable[[Any], Any]] = {
@@ -381,10 +377,10 @@ def test_read_only(stand: Stand, wire: Wire) -> None:
     for n in range(3):
         device.read(n)
     before = {repr(h) for h in wire.heard} if stand.transport != 'modbus' else {'1', '2', '3', '4'}
-    for order in ORDERS.values():
-        with suppress(AttributeError), pytest.raises(DeviceError) as caught:
-            order(device)
-        assert isinstance(caught.value, DeviceError) if stand.role is not Role.METER else True
+    methods = {Role.CONVERTER: ('power', 'zero', 'stop'), Role.BATTERY: ('close', 'open'), Role.IO: ('output',)}
+    for name in methods.get(stand.role, ()):
+        with pytest.raises(DeviceError):
+            ORDERS[name](device)
     device.read(9.0)
     device.close()
     assert wire.heard
@@ -404,5 +400,3 @@ def test_writes_are_heard_when_they_are_allowed(stand: Stand, wire: Wire, device
             order(device)
     assert {repr(h) for h in wire.heard} - before
 
-
-__all__ = ['CHECKS', 'LATE_S', 'RATED', 'ONCE', 'ReadOnlyError', 'modbus_profiles']
