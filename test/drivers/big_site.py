@@ -23,7 +23,7 @@ GROUP = '239.74.163.2'
 #: frames that a battery sends; those beyond the ten that a driver wants are what else is on such a bus
 IDS = (0x351, 0x355, 0x356, 0x35A, 0x35C, 0x35E, 0x35F, 0x372, 0x373, 0x379, 0x700, 0x701)
 TCP, RTU, CONVERTER = 'janitza_umg96rme', 'eastron_sdm630', 'victron_vebus'
-WARM_S = 4.0
+WARM_S = 5.0
 
 
 def until_closed() -> None:
