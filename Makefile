@@ -20,8 +20,12 @@ run: setup
 browser:
 	@sh tools/ensure_browser.sh
 
+# Whole sites run in real time: they have the machine to themselves, after the rest, which runs on two cores.
+WHOLE_SITES := test/site test/launch
 test: setup browser
-	@$(PY) -m pytest
+	@rc=0; \
+	$(PY) -m pytest -n 2 --dist loadfile $(WHOLE_SITES:%=--ignore=%) || rc=1; \
+	$(PY) -m pytest $(WHOLE_SITES) || rc=1; exit $$rc
 
 lint: setup
 	@$(VENV)/bin/ruff check .

@@ -9,7 +9,7 @@ from bess_core.site import NodeSpec
 from bess_core.values import BatteryReading, ConverterReading
 from bess_virtual.aggregate import combine, split
 from bess_virtual.demand import Demand, Release
-from bess_virtual.partition import Expected, Partition, aged
+from bess_virtual.partition import HOLD_TICKS, Expected, Partition, aged
 from bess_virtual.shares import Policy
 from bess_virtual.unit import Ages, UnitParams, limited, merge
 
@@ -186,18 +186,22 @@ class PartitionOwner:
         self._requests: dict[str, Demand] = {}
         self._in_force: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
-        self._booked = -inf
+        self._booked, self._dt = -inf, 0.0
+        self._send_posted, self._sent = False, nan
         loop.topic(f'{p.source}/status').append(self.on_source)
 
     def on_source(self, reading: BatteryReading) -> None:
-        """Book what flowed, tell the children."""
-        now = self.loop.now
+        """Book what flowed, tell the children; a drained or full child stops now."""
+        now, p = self.loop.now, self.params
         dt = now - self._booked if self._booked > -inf else 0.0
-        if dt > self.params.invalid_after:
-            dt = 0.0
+        gap = dt > p.invalid_after
         self._booked = now
-        for name, part in self._partition.refresh(reading, self._in_force, dt).items():
+        if not gap and dt > 0.0:
+            self._dt = min(dt, p.max_age)
+        for name, part in self._partition.refresh(reading, self._in_force, 0.0 if gap else dt, gap=gap).items():
             self.children[name].take(part, self._reasons.get(name, ''))
+        if self._requests:
+            self.send(only_changes=True)
 
     def request(self, child: str, demand: Demand | None) -> None:
         """A child asks for a power (None = nothing)."""
@@ -206,12 +210,28 @@ class PartitionOwner:
                 return
         else:
             self._requests[child] = demand
-        demands = self._requests.values()
-        net = self._partition.net_request({name: d.power for name, d in self._requests.items()})
+        if not self._send_posted:
+            self._send_posted = True
+            self.loop.posted.append((self._send_soon, None))
+
+    def _send_soon(self, _: None) -> None:
+        self._send_posted = False
+        self.send()
+
+    def send(self, *, only_changes: bool = False) -> None:
+        """Tell the source the sum of what the children may have."""
+        demands = list(self._requests.values())
+        net = self._partition.net_request({name: d.power for name, d in self._requests.items()},
+                                          max(self.params.period, self._dt))
         self._in_force, self._reasons = net.granted, net.reasons
+        if only_changes and net.source_power == self._sent:
+            return
         reactive = [d.reactive_power for d in demands if d.reactive_power == d.reactive_power]
+        leases = [d.lease for d in demands] or [1.0]
         self._sender.send(net.source_power, sum(reactive) if reactive else nan,
-                          min((d.lease for d in demands), default=1.0), max((d.term for d in demands), default=0))
+                          min(max(leases), max(min(leases), HOLD_TICKS * self.params.period)),
+                          max((d.term for d in demands), default=0))
+        self._sent = net.source_power
 
 
 class Child(Battery):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .figures import Figure, percentile
+from .figures import Figure, ahead_of_others, percentile, settled
 
 DEPTHS = (1, 2, 4, 6, 8)
 ROUNDS, BATCH = 12, 25
@@ -84,7 +84,7 @@ def bench() -> Iterator[Bench]:
     """A bench with a folder of its own."""
     from bess_core.runtime import Runtime
 
-    with Runtime(signals=False) as runtime, tempfile.TemporaryDirectory() as folder:
+    with ahead_of_others(), Runtime(signals=False) as runtime, tempfile.TemporaryDirectory() as folder:
         made = Bench(runtime, Path(folder))
         try:
             yield made
@@ -199,19 +199,20 @@ def layers() -> list[Figure]:
         (way, kind, depth): [] for way in ('up', 'down') for kind in kinds for depth in DEPTHS}
     with bench() as b:
         stacks = _Stacks(b)
-        for round_ in range(ROUNDS):
-            for depth in DEPTHS:
-                for kind in kinds:
-                    stacks.tap(kind, depth)
-                    stacks.up(kind)  # the tap was just made
-                    batch = [stacks.up(kind) for _ in range(BATCH)]
-                    if round_:  # the first round warms up
-                        times['up', kind, depth] += batch
-            for depth in DEPTHS:
-                for kind in kinds:
-                    batch = [stacks.down(kind, depth) for _ in range(BATCH)]
-                    if round_:
-                        times['down', kind, depth] += batch
+        with settled():
+            for round_ in range(ROUNDS):
+                for depth in DEPTHS:
+                    for kind in kinds:
+                        stacks.tap(kind, depth)
+                        stacks.up(kind)  # the tap was just made
+                        batch = [stacks.up(kind) for _ in range(BATCH)]
+                        if round_:  # the first round warms up
+                            times['up', kind, depth] += batch
+                for depth in DEPTHS:
+                    for kind in kinds:
+                        batch = [stacks.down(kind, depth) for _ in range(BATCH)]
+                        if round_:
+                            times['down', kind, depth] += batch
     out = []
     for way, words in (('up', 'status up'), ('down', 'setpoint down')):
         median = {(kind, d): percentile(times[way, kind, d], 0.5) for kind in kinds for d in DEPTHS}
@@ -254,26 +255,34 @@ def admission() -> list[Figure]:
         b.wait(lambda: top.reading.quality == Quality.OK and top.reading.max_charge_power > 0.0, 'a sound stack')
         client = b.probe.create_client(ScheduleSetPower, f'/bench/layer_{LAYERS}/schedule_set_power')
         b.wait(client.service_is_ready, 'the service')
-        times, refused = [], ''
-        for k in range(CALLS):
-            wall = b.clock.wall()
-            begin = wall + 3600.0 + 900.0 * (k % SLOTS)
-            request = ScheduleSetPower.Request(
-                power=100.0 + k % 7, start=wall_stamp(begin), end=wall_stamp(begin + 60.0))
-            answered: list[float] = []
-            started = time.perf_counter()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _, at=answered: at.append(time.perf_counter()))
-            b.until(future, 'an answer')
-            if k >= CALLS // 10:  # the first ones warm up
-                times.append((answered[0] - started) * 1e3)
-            if not future.result().accepted:
-                refused = future.result().message
+        times, syncs, refused = [], [], ''
+        record = b'x' * 200
+        with settled(), tempfile.TemporaryFile() as disk:
+            for k in range(CALLS):
+                disk.write(record)  # what the disk alone takes for such a record, in turns
+                disk.flush()
+                started = time.perf_counter()
+                os.fsync(disk.fileno())
+                syncs.append((time.perf_counter() - started) * 1e3)
+                wall = b.clock.wall()
+                begin = wall + 3600.0 + 900.0 * (k % SLOTS)
+                request = ScheduleSetPower.Request(
+                    power=100.0 + k % 7, start=wall_stamp(begin), end=wall_stamp(begin + 60.0))
+                answered: list[float] = []
+                started = time.perf_counter()
+                future = client.call_async(request)
+                future.add_done_callback(lambda _, at=answered: at.append(time.perf_counter()))
+                b.until(future, 'an answer')
+                if k >= CALLS // 10:  # the first ones warm up
+                    times.append((answered[0] - started) * 1e3)
+                if not future.result().accepted:
+                    refused = future.result().message
         if refused:
             raise RuntimeError(f'a request was refused: {refused}')
     return [
         Figure(f'schedule admission through {LAYERS} layers, p99', percentile(times, 0.99), 'ms', 5.0),
         Figure(f'schedule admission through {LAYERS} layers, median', percentile(times, 0.5), 'ms'),
+        Figure('one record synced to the disk alone, in turns with it, p99', percentile(syncs, 0.99), 'ms'),
     ]
 
 

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from math import inf, isnan, nan
 from typing import Literal
 
+import numpy as np
+
 from bess_core.values import BatteryReading
 from bess_virtual import aggregate_many as many
 from bess_virtual.allocation import Allocation, allocate
@@ -64,6 +66,8 @@ def combine(
     if len(members) > FEW:
         return _combine_many(members, now, max_age, invalid_after, limit, labels, last_good)
     views = [view(r, now, max_age, invalid_after) for r in members]
+    if len(views) == 1 and _is_plain(views[0]):
+        return _of_one(views[0], labels[0], limit)
     usable = [m for m in views if not m.blocked]
     best = min(m.quality for m in views)
     parts = usable or [m for m in views if m.quality == best]
@@ -122,6 +126,38 @@ def combine(
     return result
 
 
+def _is_plain(m: Member) -> bool:
+    """Usable in both directions, with energies and voltage known: what `_of_one` is written for."""
+    return (not m.blocked and m.charge_power > 0.0 and m.discharge_power > 0.0 and m.energy > 0.0 and m.headroom > 0.0
+            and m.energy_full < inf and m.reading.voltage > 0.0 and not m.reading.missing)
+
+
+def _of_one(m: Member, label: str, rule: Limit) -> BatteryReading:
+    """`combine` of one member that `_is_plain`: the same values, less time, as batteries stand on each other."""
+    r = m.reading
+    charge, discharge = m.charge_power, m.discharge_power
+    if rule == 'together':  # with the rounding of the sums over many
+        charge = min(m.headroom * (charge / m.headroom), charge)
+        discharge = min(m.energy * (discharge / m.energy), discharge)
+    power = r.current * r.voltage if r.power != r.power else r.power
+    weight = m.headroom if power > 0.0 else m.energy
+    voltage = weight / (weight / r.voltage)
+    soc = m.energy / m.energy_full
+    return BatteryReading(
+        time=r.time, newest=r.newest, quality=m.quality, mode=r.mode, contactor=r.contactor, voltage=voltage,
+        current=_current([r], voltage, power), power=power, charge=_charge(r.charge, m.energy, r.voltage),
+        charge_full=_charge(r.charge_full, m.energy_full, r.voltage), energy=m.energy, energy_full=m.energy_full,
+        max_charge_current=charge / voltage, max_discharge_current=discharge / voltage, max_charge_power=charge,
+        max_discharge_power=discharge, soc=soc, soh=r.soh * m.energy_full / m.energy_full,
+        temperature=r.temperature,
+        temperature_min=r.temperature if r.temperature_min != r.temperature_min else r.temperature_min,
+        cell_voltage_min=r.cell_voltage_min, cell_voltage_max=r.cell_voltage_max, energy_charged=r.energy_charged,
+        energy_discharged=r.energy_discharged, balance_power=0.0, soc_spread=0.0, members=1, members_usable=1,
+        expected_energy_full=m.energy_full, expected_charge_power=charge, expected_discharge_power=discharge,
+        limit_reasons=limited_list([f'{label}: {text}' for text in r.limit_reasons]) if r.limit_reasons else [],
+        missing=[])
+
+
 def split(
     power: float,
     members: Sequence[BatteryReading],
@@ -148,6 +184,11 @@ def split(
         discharge, charge = t.discharge_power.tolist(), t.charge_power.tolist()
     else:
         views = [view(r, now, max_age, invalid_after) for r in members]
+        if len(views) == 1 and _is_plain(views[0]) and minimum is None and not zones and power == power:
+            only = views[0]
+            most = only.charge_power if power > 0.0 else only.discharge_power
+            if abs(power) <= most:
+                return Allocation(np.array([power + 0.0]), power, 0.0, '')
         energy, headroom = [m.energy for m in views], [m.headroom for m in views]
         discharge, charge = [m.discharge_power for m in views], [m.charge_power for m in views]
     weights = known_weights(headroom, charge), known_weights(energy, discharge)

@@ -27,7 +27,7 @@ from .member import view
 from .plan import Plan
 from .plan_shares import Highest, share_plan
 
-REST_PER_MEMBER = 2e-5  # s: news of many members are gathered for so long per member, at most half a period
+REST_PER_MEMBER = 5e-5  # s: news of many members are gathered for so long per member, at most half a period
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,17 +175,27 @@ class GroupNode(LogicalBatteryNode):
 
     def changed(self, part: str = '') -> None:
         """Refresh soon; of many members, news are gathered first, so that the cost does not grow with their square."""
-        wait = min(REST_PER_MEMBER * len(self._members), 0.5 * self.params.period)
-        if len(self._members) <= FEW or self.clock.now() - self._last_publish >= wait:
+        if len(self._members) <= FEW:
             super().changed(part)
+            return
+        self._heard.add(part)
+        if len(self._heard) >= len(self.parts) and self._heard.issuperset(self.parts):
+            self._end_rest()
+            self._guarded(self.refresh)
         elif self._deferred is None:
+            wait = min(REST_PER_MEMBER * len(self._members), 0.5 * self.params.period)
             self._deferred = self.ctx.ticker.every(wait, partial(self._guarded, self._after_rest))
 
     def _after_rest(self, _: object) -> None:
-        if self._deferred is not None:
-            self._deferred.cancel()
-            self._deferred = None
+        if self._end_rest():
             super().changed()
+
+    def _end_rest(self) -> bool:
+        """Whether news were being gathered."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            deferred.cancel()
+        return deferred is not None
 
     def measure(self, now: float) -> BatteryReading:
         """All members combined."""
@@ -203,7 +213,7 @@ class GroupNode(LogicalBatteryNode):
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Divide over the members afresh at each tick, as their energies move."""
-        for name, (sender, left) in list(self._leaving.items()):
+        for name, (sender, left) in list(self._leaving.items()) if self._leaving else ():
             if left > 0:
                 sender.send(0.0, nan, now)
                 self._leaving[name] = (sender, left - 1)
@@ -216,7 +226,7 @@ class GroupNode(LogicalBatteryNode):
             self.clear_fault('battery.shortfall')
             return
         allocation = self.divided(demand.power, now)
-        shares = self._shares = self.adjusted([float(p) for p in allocation.powers], now)
+        shares = self._shares = self.adjusted(allocation.powers.tolist(), now)
         total = sum(abs(s) for s in shares)
         for sender, share in zip(self._senders.values(), shares, strict=True):
             reactive = demand.reactive_power * (abs(share) / total if total > 0 else 1.0 / len(shares))

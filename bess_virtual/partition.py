@@ -45,6 +45,9 @@ from bess_virtual.shares import (
 )
 from bess_virtual.statements import PERIOD_S, OpenPeriod, Record, next_boundary
 
+#: Ticks of the children that an order to the source lasts at least, while any child asks.
+HOLD_TICKS = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:

@@ -22,7 +22,7 @@ from bess_core.values import BatteryReading, Quality, Severity
 
 from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, SetpointSender
-from .partition import aged
+from .partition import HOLD_TICKS, aged
 from .partition_answers_node import ledger_state
 from .partition_desk_node import PartitionDesk
 from .partition_params_node import ChildParams, PartitionParams, ShareParams
@@ -32,7 +32,6 @@ SAVE_S = 10.0
 LOOK_S = 0.5  # between looks whether the source is silent
 TELL_S = 1.0  # between ledger messages
 COLLECT_S = 0.5  # after the end of a node
-HOLD_TICKS = 3.0  # ticks of the children that an order to the source lasts at least, while any child asks
 DRIFT_WH, DRIFT_FRACTION = 100.0, 0.05  # what counter and integrated power may differ by in one period
 
 

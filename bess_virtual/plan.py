@@ -13,10 +13,13 @@ from itertools import pairwise
 from math import isfinite, isinf, isnan, nan
 from typing import NamedTuple
 
+import numpy as np
+
 from .schedule import Request, Schedule
 
 MAX_SEGMENTS = 50_000
 NOTHING_WH = 1e-3  # a shortfall below this is rounding
+MANY = 24  # segments from which on arrays are faster
 
 
 class Plan(NamedTuple):
@@ -138,6 +141,8 @@ def foresee(plan: Plan, now: float, energy: float, energy_full: float, charge_ef
     Between and after the requests the battery rests; once empty (full) it stays so until the plan
     turns round. With `energy` NaN nothing is known; with `energy_full` NaN only emptiness is.
     """
+    if len(plan.powers) >= MANY and _serves(plan, now, energy, energy_full, charge_efficiency, discharge_efficiency):
+        return Forecast(nan, [0.0] * len(plan.powers))
     short: list[float] = []
     runs_out = nan
     margin = 1e-9 * (energy_full if energy_full > 0 else 1.0)
@@ -160,6 +165,17 @@ def foresee(plan: Plan, now: float, energy: float, energy_full: float, charge_ef
                 energy += rate * (end - begin) / 3600.0
         short.append(missing)
     return Forecast(runs_out, short)
+
+
+def _serves(plan: Plan, now: float, energy: float, energy_full: float, charge_efficiency: float,
+            discharge_efficiency: float) -> bool:
+    """Whether the stored energy (Wh) stays between empty and full all along; False also where it is not known."""
+    times = np.fmax(np.asarray(plan.times, dtype=np.float64), now)
+    powers = np.asarray(plan.powers, dtype=np.float64)
+    powers = np.where(powers == powers, powers, 0.0)
+    rates = np.where(powers > 0.0, powers * charge_efficiency, powers / discharge_efficiency)
+    stored = energy + np.cumsum(rates * np.diff(times)) / 3600.0
+    return bool(stored.min() >= 0.0 and stored.max() <= energy_full)
 
 
 def from_now(plan: Plan, now: float) -> Plan:
@@ -216,11 +232,13 @@ def _tidy(times: Sequence[float], powers: Sequence[float]) -> Plan:
     """Equal neighbours as one segment, nothing asked at either end."""
     out_times: list[float] = []
     out: list[float] = []
-    for k, power in enumerate(powers):
-        if (not out and power != power) or (out and same(out[-1], power)):
+    last = nan
+    for at, power in zip(times, powers, strict=False):
+        if power == last or (power != power and last != last):
             continue
-        out_times.append(times[k])
+        out_times.append(at)
         out.append(power)
+        last = power
     if not out:
         return EMPTY
     if out[-1] != out[-1]:

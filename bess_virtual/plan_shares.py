@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, isnan, nan
 
+import numpy as np
+
 from bess_core.values import BatteryReading
 
 from .allocation import allocate
 from .member import Member, view
-from .plan import EMPTY, Plan, scaled
+from .plan import EMPTY, MANY, Plan, scaled
 
 
 class Highest:
@@ -42,6 +44,8 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
     views = [view(r, now, max_age, invalid_after) for r in readings]
     if not plan.powers:
         return [EMPTY] * len(views)
+    if len(views) == 1 and minimum is None:
+        return [_share_of_one(plan, views[0], wall, highest)]
     stored, rooms = [m.energy for m in views], [m.headroom for m in views]
     limits = {(charging, later): _limits(views, charging, highest if later else None)
               for charging in (True, False) for later in (True, False)}
@@ -73,6 +77,46 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
                 stored[k] = max(stored[k] + share * hours, 0.0)
                 rooms[k] = max(rooms[k] - share * hours, 0.0)
     return [scaled(plan, column) for column in zip(*rows, strict=True)]
+
+
+def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Highest] | None) -> Plan:
+    """The whole plan for the only member, within its limits while it has something to give or to take."""
+    bounds = [(_limits([member], False, seen)[0], _limits([member], True, seen)[0]) for seen in (None, highest)]
+    energy, room = member.energy, member.headroom
+    if _fits(plan, wall, energy, room, bounds):
+        return plan
+    powers: list[float] = []
+    for start, end, power in zip(plan.times, plan.times[1:], plan.powers, strict=False):
+        if power == 0.0 or power != power:
+            powers.append(power)
+            continue
+        charging = power > 0.0
+        if (room if charging else energy) == 0.0:
+            powers.append(0.0)
+            continue
+        limit = bounds[start > wall][charging]
+        share = power if -limit <= power <= limit else limit if charging else -limit
+        powers.append(share)
+        moved = share * (end - (start if start > wall else wall)) / 3600.0
+        energy, room = energy + moved, room - moved  # NaN, not known, stays NaN
+        energy = max(energy, 0.0)
+        room = max(room, 0.0)
+    return scaled(plan, powers)
+
+
+def _fits(plan: Plan, wall: float, energy: float, room: float,
+          bounds: Sequence[tuple[float, float]]) -> bool:
+    """Whether no limit (W: discharge, charge; of now, of later) and no end of the energy (Wh) is reached."""
+    if len(plan.powers) < MANY:
+        return False
+    times, powers = np.asarray(plan.times), np.asarray(plan.powers)
+    powers = np.where(powers == powers, powers, 0.0)
+    later = times[:-1] > wall
+    low, high = (np.where(later, bounds[1][k], bounds[0][k]) for k in (0, 1))
+    if not ((powers <= high) & (powers >= -low)).all():
+        return False
+    moved = np.cumsum(powers * np.diff(np.fmax(times, wall))) / 3600.0
+    return bool(energy > 0.0 and room > 0.0 and energy + moved.min() > 0.0 and room - moved.max() > 0.0)
 
 
 def _limits(views: Sequence[Member], charging: bool, highest: Sequence[Highest] | None) -> list[float]:

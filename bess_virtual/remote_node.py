@@ -335,6 +335,8 @@ class RemoteNode(LogicalBatteryNode):
         if self._link is None:
             done(None, 'the battery is not configured')
             return
+        for taken_back in body.get('request_ids', []) if op == 'cancel_schedule' else []:
+            self._outbox.take_back(taken_back)
         within = reservation_node.ANSWER_S if op == 'reserve' else self.params.request_timeout
         problem = self._outbox.add(Pending(request_id, op, body, now, now + within, done))
         if problem:

@@ -97,6 +97,16 @@ class Outbox:
                 waited += '; the owner may have acted on it'
             request.done(None, waited)
 
+    def take_back(self, request_id: str) -> None:
+        """The caller does not want this request any more: it is not sent again, and withdrawn if it was sent."""
+        request = self._pending.get(request_id)
+        if request is not None and request.op in ('schedule_set_power', 'schedule_set_current'):
+            del self._pending[request_id]
+            if request.tries:
+                self._withdraw[request_id] = None
+                self.changed = True
+            request.done(None, 'withdrawn by the one who made it')
+
     def withdrawn(self, ids: Iterable[str]) -> None:
         """The owner confirmed that these do not run."""
         for i in ids:

@@ -89,18 +89,11 @@ class RosLink:
 
     @staticmethod
     def _withdraw(door: Door, ask: Ask, deadline: float, reply: Callable[..., None]) -> None:
-        ids = set(ask.body['ids'])
+        def answered(answer: dict[str, Any] | None, error: str) -> None:
+            taken = answer is not None and answer['accepted']
+            reply(answer if taken else None, '' if taken else error or str((answer or {}).get('message', '')))
 
-        def listed(answer: dict[str, Any] | None, error: str) -> None:
-            if answer is None:
-                reply(None, error)
-                return
-            for entry in answer['entries']:
-                if entry['request_id'] in ids:
-                    door.call('cancel_schedule', {'event_id': entry['event_id']}, deadline, lambda *_: None)
-            reply({})
-
-        door.call('list_schedule', {}, deadline, listed)
+        door.call('cancel_schedule', {'request_ids': list(ask.body['ids'])}, deadline, answered)
 
     def close(self) -> None:
         """Give everything back."""

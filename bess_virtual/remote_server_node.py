@@ -218,6 +218,9 @@ class RemoteServerNode(BessNode):
                 done: Done) -> None:
         """A client takes back what it asked for itself; 0 = all of that."""
         wanted = body.get('event_id', 0)
+        if body.get('request_ids'):
+            self._withdraw(client, body['request_ids'], door, deadline, done)
+            return
 
         def listed(answer: dict[str, Any] | None, error: str) -> None:
             if answer is None:
@@ -277,20 +280,19 @@ class RemoteServerNode(BessNode):
         name = door.topic.rsplit('/', 1)[-1]
         for i in ids:
             self._remembered[client].withdraw(f'{name}/{i}')
-        keys = {f'{client}:{i}'[:128] for i in ids}
+        if not ids:
+            done(fields_of(CancelSchedule.Response(accepted=True)), '')
+            return
 
-        def listed(answer: dict[str, Any] | None, error: str) -> None:
-            if answer is None:
-                done(None, error)
-                return
-            found = [int(e['event_id']) for e in answer['entries'] if e['request_id'] in keys]
-            if found:
-                self.log.info('requests withdrawn', client=client, events=found)
-                self._cancel_all(found, door, deadline, done)
-            else:
-                done(fields_of(CancelSchedule.Response(accepted=True)), '')
+        def answered(answer: dict[str, Any] | None, error: str) -> None:
+            if answer is not None and answer['cancelled']:
+                self.log.info('requests withdrawn', client=client, events=answer['cancelled'])
+            done(answer if answer is not None and answer['accepted'] else None,
+                 error if answer is None else str(answer['message']))
 
-        door.call('list_schedule', {}, deadline, listed)
+        # By their ids at the battery itself: one that is still being admitted there must not run afterwards.
+        keys = sorted({f'{client}:{i}'[:128] for i in ids})
+        door.call('cancel_schedule', {'request_ids': keys}, deadline, answered)
 
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""

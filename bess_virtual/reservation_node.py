@@ -239,6 +239,10 @@ class Reservations:
         """Put into force what is held below."""
         self._tell_below(COMMIT, token)
 
+    def abort_below(self, token: Token | None) -> None:
+        """Drop what is held below."""
+        self._tell_below(ABORT, token)
+
     def _tell_below(self, phase: int, token: Token | None) -> None:
         if token is None:
             return

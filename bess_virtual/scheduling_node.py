@@ -6,7 +6,7 @@ everything below admits (`reservation_node`), and the journal on disk. Only then
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from math import inf, isnan, nan
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PRUNE_S = 60.0
 REMEMBER_S = 3600.0  # how long an ended request is kept, should the clock be put back
 LONGEST_ID, LONGEST_SOURCE = 128, 64
+MOST_IDS, MOST_WITHDRAWN = 100, 2000  # in one withdrawal; remembered
+WITHDRAWN = 'the request was withdrawn by the one who made it'
 DEEP: QoSProfile = qos.SERVICE
 
 
@@ -58,6 +60,8 @@ class Scheduling(Reservations):
         self._answered: dict[str, Request] = {}
         self._waiting: dict[str, list[Callable[[Any], None]]] = {}  # by request id, while it is being admitted
         self._unsaved: set[int] = set()
+        self._withdrawn: OrderedDict[str, None] = OrderedDict()  # ids that are refused from now on
+        self._taken_back: set[int] = set()  # withdrawn, but not yet so on disk
         self.services: list[Any] = []
         self._lowest_wall: deque[tuple[float, float]] = deque()  # (site time, wall time) of the last hour
 
@@ -76,6 +80,7 @@ class Scheduling(Reservations):
         self.schedule = Schedule(content.requests.values(), content.next_id)
         self._answered = content.answered
         self._unsaved.clear()
+        self._taken_back.clear()
         self._waiting.clear()
         self._lowest_wall.clear()
         super().open()
@@ -109,6 +114,9 @@ class Scheduling(Reservations):
         make = ScheduleSetPower.Response if is_power else ScheduleSetCurrent.Response
         wanted = Wanted(float(request.power if is_power else request.current), seconds(request.start),
                         seconds(request.end), is_power, request.strict, request.request_id, request.source)
+        if wanted.request_id in self._withdrawn:
+            answer(make(message=WITHDRAWN, shortfall=nan))
+            return
         if wanted.request_id and len(wanted.request_id) <= LONGEST_ID:
             before = self._answered.get(wanted.request_id)
             if before is not None and before.event_id not in self._unsaved:
@@ -142,7 +150,7 @@ class Scheduling(Reservations):
             leave()
             return
         wall = self.node.clock.wall()
-        made = self._make(wanted, wall)
+        made = WITHDRAWN if wanted.request_id in self._withdrawn else self._make(wanted, wall)
         if isinstance(made, str):
             reply(make(message=made, shortfall=nan))
             leave()
@@ -172,6 +180,11 @@ class Scheduling(Reservations):
             return
 
         def prepared(refusal: str, hints: list[str], token: Token | None) -> None:
+            if not refusal and request.request_id in self._withdrawn:  # while the members were asked
+                self.abort_below(token)
+                reply(make(message=WITHDRAWN, shortfall=nan))
+                leave()
+                return
             if refusal:
                 reply(make(message=f'not admitted below: {refusal}', shortfall=nan))
                 leave()
@@ -232,6 +245,9 @@ class Scheduling(Reservations):
             self._own_changed()
             reply(make(message=f'the request could not be saved: {error}', shortfall=nan))
             return
+        if self.schedule.get(request.event_id) is None:
+            reply(make(message=WITHDRAWN, shortfall=nan))
+            return
         self.node.log.info('request accepted', event_id=request.event_id, value=request.value,
                            unit='W' if request.is_power else 'A', start=request.start, end=request.end,
                            source=request.source)
@@ -271,6 +287,9 @@ class Scheduling(Reservations):
 
     def _on_cancel(self, request: CancelSchedule.Request, answer: Callable[[Any], None]) -> None:
         committer = self._committer
+        if len(request.request_ids):
+            self._withdraw(list(request.request_ids), answer)
+            return
         ids = self.schedule.ids(int(request.event_id))
         if not ids or committer is None:
             none = request.event_id == 0
@@ -291,6 +310,45 @@ class Scheduling(Reservations):
             answer(CancelSchedule.Response(accepted=True, cancelled=count))
 
         committer.submit(cancelled(ids), done)
+
+    def _withdraw(self, request_ids: list[str], answer: Callable[[Any], None]) -> None:
+        """Take requests back by the ids of their callers, wherever they are: accepted, being admitted or still to come.
+
+        They stop deciding at once; answered when that is on disk.
+        """
+        committer = self._committer
+        if committer is None or len(request_ids) > MOST_IDS or not all(0 < len(i) <= LONGEST_ID for i in request_ids):
+            answer(CancelSchedule.Response(
+                message=f'request_ids are at most {MOST_IDS} texts of 1 to {LONGEST_ID} characters'))
+            return
+        for request_id in request_ids:
+            self._withdrawn[request_id] = None
+            self._withdrawn.move_to_end(request_id)
+        while len(self._withdrawn) > MOST_WITHDRAWN:
+            self._withdrawn.popitem(last=False)
+        wanted = set(request_ids)
+        found = [r.event_id for r in self.schedule.all() if r.request_id in wanted]
+        self._taken_back.update(found)
+        if found:
+            self.schedule.remove(found)
+            self._own_changed()
+            self.node.drive(self.node.clock.now())
+        events = sorted(self._taken_back)
+        if not events:
+            answer(CancelSchedule.Response(accepted=True))
+            return
+
+        def done(error: Exception | None) -> None:
+            if committer is not self._committer:
+                return
+            if error is not None:
+                answer(CancelSchedule.Response(message=f'the withdrawal could not be saved: {error}'))
+                return
+            self._taken_back.difference_update(events)
+            self.node.log.info('requests withdrawn', events=found)
+            answer(CancelSchedule.Response(accepted=True, cancelled=len(found)))
+
+        committer.submit(cancelled(events), done)
 
     def forget(self) -> None:
         """Take back every request, now; the journal follows (a failure there is logged, not answered)."""

@@ -65,11 +65,16 @@ def interface_files() -> list[Path]:
     return sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
 
 
+def generators() -> str:
+    """Hash of the packages that generate and compile the interfaces, and of the Python they are for."""
+    return fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in ('ros', 'build')], f'{sys.version} {ROOT}')
+
+
 def steps() -> list[Step]:
     """All steps in order. What was installed into other packages is installed again."""
     pinned = fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS], f'{sys.version} {ROOT}')
     generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
-                             ROOT / 'package.xml'], pinned)
+                             ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
             Step('checkout', metadata, checkout)]
@@ -109,7 +114,7 @@ def packages() -> None:
 def interfaces() -> None:
     """Messages and services through the genuine rosidl pipeline, installed into the environment."""
     # CMake and rosidl keep what they once made: other packages or a file that is gone start afresh.
-    pinned, names = steps()[0].fingerprint, {path.name for path in interface_files()}
+    pinned, names = generators(), {path.name for path in interface_files()}
     marker = BUILD / 'bess-tree.stamp'
     before = marker.read_text().split() if marker.exists() else ['']
     if before[0] != pinned or not names.issuperset(before[1:]):

@@ -48,6 +48,8 @@ def books(plant: Plant) -> dict[str, float]:
 CASES = {
     'evening': (0.5, []),
     'morning sun': (0.5, ['simulation.start=08:00:00']),
+    'full by the sun': (0.5, ['simulation.start=11:30:00', 'simulation.units.unit_a.pack.initial_soc=0.985',
+                              'simulation.units.unit_b.pack.initial_soc=0.985']),
     'nearly empty': (0.25, ['simulation.units.unit_a.pack.initial_soc=0.125',
                             'simulation.units.unit_b.pack.initial_soc=0.12']),
 }

@@ -310,3 +310,34 @@ def test_held_power_empties_and_fills_all_members_together():
             hours += step
             done = np.where(np.isnan(done) & ((energies <= 1e-3 * fulls) | (energies >= 0.999 * fulls)), hours, done)
         assert np.nanmax(done) - np.nanmin(done) < 0.01 * hours, done
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.builds(
+    BatteryReading, time=st.floats(98, 100), newest=st.just(100.0), quality=st.just(Quality.OK),
+    mode=st.sampled_from([Mode.IDLE, Mode.CHARGING, Mode.DISCHARGING]), contactor=st.sampled_from(Contactor),
+    voltage=st.floats(1, 1000), current=st.one_of(st.just(nan), st.floats(-100, 100)),
+    power=st.one_of(st.just(nan), st.floats(-1e4, 1e4)), charge=any_value, charge_full=any_value,
+    energy=st.floats(0, 1e4), energy_full=st.floats(5e3, 2e4), max_charge_current=any_value,
+    max_discharge_current=any_value, max_charge_power=any_value, max_discharge_power=any_value, soc=any_value,
+    soh=any_value, temperature=any_value, temperature_min=any_value, cell_voltage_min=any_value,
+    cell_voltage_max=any_value, energy_charged=any_value, energy_discharged=any_value,
+    limit_reasons=st.lists(st.sampled_from(['charge 5 W: bms', 'x']), max_size=2)),
+    st.sampled_from(['together', 'sum']), st.floats(-2e4, 2e4))
+def test_the_short_way_for_one_member_gives_the_same(member, limit, power):
+    plain = aggregate._is_plain
+    short, share = combine([member], **AGES, limit=limit), split(power, [member], **AGES)
+    try:
+        aggregate._is_plain = lambda _: False
+        long, share_long = combine([member], **AGES, limit=limit), split(power, [member], **AGES)
+    finally:
+        aggregate._is_plain = plain
+    for name in BatteryReading.__slots__:
+        a, b = getattr(short, name), getattr(long, name)
+        if isinstance(b, float):
+            assert a == pytest.approx(b, rel=1e-12, abs=1e-12, nan_ok=True), name
+        else:
+            assert a == b, name
+    assert (share.powers.tolist(), share.granted, share.residual, share.reason) == (
+        pytest.approx(share_long.powers.tolist(), rel=1e-12), pytest.approx(share_long.granted, rel=1e-12),
+        pytest.approx(share_long.residual, rel=1e-12), share_long.reason)

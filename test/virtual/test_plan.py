@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bess_core.values import BatteryReading, Contactor, Mode, Quality
 from bess_virtual import plan as module
+from bess_virtual import plan_shares
 from bess_virtual.book import Book, Promise
 from bess_virtual.plan import (
     EMPTY,
@@ -128,6 +129,20 @@ def test_the_forecast_is_that_of_small_steps(plan, energy, charge, discharge):
     assert isnan(forecast.runs_out) == all(s <= module.NOTHING_WH for s in forecast.short)
 
 
+@settings(max_examples=300, deadline=None)
+@given(some_plans(), st.floats(0, 10), st.floats(0, 3600), st.sampled_from([0.8, 1.0]))
+def test_the_forecast_of_long_plans_is_that_of_short_ones(plan, energy, now, efficiency):
+    hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
+    short = foresee(hours, now, energy, 10.0, efficiency, efficiency)
+    many, module.MANY = module.MANY, 1
+    try:
+        long = foresee(hours, now, energy, 10.0, efficiency, efficiency)
+    finally:
+        module.MANY = many
+    assert long.short == pytest.approx(short.short, abs=1e-6)
+    assert long.runs_out == pytest.approx(short.runs_out, nan_ok=True)
+
+
 def test_forecast_in_numbers():
     plan = over(single(0.0, 3600.0, -500.0), single(7200.0, 10800.0, 200.0))
     forecast = foresee(plan, 0.0, 250.0, 1000.0)
@@ -164,6 +179,27 @@ def test_shares_follow_the_energies_from_request_to_request():
     assert (a.at(3600.0), b.at(3600.0)) == (pytest.approx(200.0), pytest.approx(400.0))
     a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0)
     assert (a.at(3600.0), b.at(3600.0)) == (0.0, 600.0), 'with nothing else known the limits of now hold'
+
+
+@settings(max_examples=300, deadline=None)
+@given(some_plans(), st.sampled_from([0.0, 1.0, 5.0, 20.0, nan]), st.sampled_from([20.0, 30.0, nan]),
+       st.sampled_from([0.0, 0.5, 2.0, 50.0]), st.sampled_from([0.5, 3.0, 50.0]), st.floats(-1, 3),
+       st.sampled_from([1, 1000]))
+def test_the_short_way_of_a_plan_to_one_member_is_the_long_one(plan, energy, full, charge, discharge, wall, many):
+    member = battery(energy=energy, energy_full=full, max_charge_power=charge, max_discharge_power=discharge, soc=nan,
+                     charge=nan, charge_full=nan)
+    hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
+    seen = [Highest()]
+    seen[0].see(4.0, 4.0)
+    before, plan_shares.MANY = plan_shares.MANY, many
+    try:
+        short, = share_plan(hours, [member], 0.0, wall * 3600.0, 2.0, 10.0, highest=seen)
+    finally:
+        plan_shares.MANY = before
+    # A minimum power of 0 W changes nothing but takes the way of many members.
+    long, = share_plan(hours, [member], 0.0, wall * 3600.0, 2.0, 10.0, highest=seen, minimum=[0.0])
+    for a, b in zip(hours.times, hours.times[1:], strict=False):
+        assert short.at((a + b) / 2) == pytest.approx(long.at((a + b) / 2), abs=1e-6, nan_ok=True)
 
 
 def test_a_stale_member_gets_nothing_and_rest_is_rest_for_all():

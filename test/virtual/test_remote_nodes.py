@@ -228,6 +228,24 @@ def test_what_was_given_up_does_not_run(graph: Any, pki: Path, wire: list[Wire])
     assert far.schedule(-300.0, 60.0, 120.0, request_id='new').accepted
 
 
+@pytest.mark.parametrize('way', ['tls', 'ros'])
+def test_what_was_given_up_does_not_run_when_the_owner_gets_to_it_later(graph: Any, pki: Path, way: str) -> None:
+    """The request waits in the queue of the owner's battery when its maker gives it up."""
+    owner = Owner(graph, pki, {'alice': ALL})
+    far = (Client.over_tls(graph, pki, 'alice', owner.port, request_timeout=0.6) if way == 'tls'
+           else Client(graph, 'site_ros', topic='/site/house', request_timeout=0.6)).wait_up()
+    leave: list[Any] = []
+    assert owner.battery.scheduling.turns.enter(leave.append)
+    answer = far.schedule(-300.0, 0.0, 120.0, request_id='slow')
+    assert not answer.accepted and 'given up after 0.6 s' in answer.message
+    graph.wait(lambda: not far.node._outbox.to_withdraw, 'withdrawn while it waits')
+    leave[0]()
+    other = far.schedule(-10.0, 60.0, 120.0, request_id='next')
+    assert other.accepted, other.message  # it came behind the other one
+    assert [e.value for e in owner.list()] == [-10.0]
+    assert all(o.power == 0.0 for o in owner.cell.orders)
+
+
 def test_the_owner_is_started_anew(graph: Any, pki: Path) -> None:
     owner = Owner(graph, pki, {'alice': ALL})
     far = Client.over_tls(graph, pki, 'alice', owner.port).wait_up()

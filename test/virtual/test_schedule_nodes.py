@@ -20,6 +20,8 @@ from bess_virtual.aggregate_node import AggregateNode
 from bess_virtual.partition_node import PartitionChildNode, PartitionNode
 from bess_virtual.unit_node import UnitNode
 
+CLIENTS = 10  # endpoints of 1000 callers: every endpoint of a service gets all its answers, 1000 of them in this one
+# process would starve the hardware that it plays, and the battery would rightly refuse
 HALF = {'energy': 0.5, 'charge_power': 0.5, 'discharge_power': 0.5}
 
 
@@ -268,6 +270,74 @@ def test_a_refused_id_may_be_tried_again(graph: Any, stack: Stack) -> None:
     assert stack.ask('all', 100.0, 10.0, 20.0, request_id='x').accepted
 
 
+def withdraw(graph: Any, *ids: str) -> Any:
+    return graph.call(CancelSchedule, 'all/cancel_schedule', CancelSchedule.Request(request_ids=list(ids)))
+
+
+def test_a_request_is_withdrawn_by_its_id_wherever_it_is(graph: Any, stack: Stack) -> None:
+    kept = stack.ask('all', 50.0, 600.0, 700.0, request_id='kept')
+    assert stack.ask('all', 100.0, 500.0, 600.0, request_id='accepted').accepted
+    # One that still waits for its turn, to begin now: it is refused and never runs.
+    leave: list[Any] = []
+    assert stack.all.scheduling.turns.enter(leave.append)
+    client = graph.peer.create_client(ScheduleSetPower, 'all/schedule_set_power')
+    graph.wait(client.service_is_ready, 'service')
+    wall = graph.clock.wall()
+    waiting = client.call_async(ScheduleSetPower.Request(
+        power=-400.0, start=wall_stamp(wall), end=wall_stamp(wall + 100.0), request_id='waiting'))
+    graph.wait(lambda: 'waiting' in stack.all.scheduling._waiting, 'it waits')
+    answer = withdraw(graph, 'accepted', 'waiting', 'never seen')
+    assert answer.accepted and answer.cancelled == 1, answer
+    leave[0]()
+    graph.wait(waiting.done, 'an answer')
+    assert not waiting.result().accepted and 'withdrawn' in waiting.result().message
+    # One that arrives afterwards, and a second withdrawal.
+    assert 'withdrawn' in stack.ask('all', -400.0, 0.0, 100.0, request_id='never seen').message
+    assert withdraw(graph, 'accepted').accepted
+    assert [e.event_id for e in graph.call(ListSchedule, 'all/list_schedule').entries] == [kept.event_id]
+    assert stack.promised(stack.units[0], 550.0) != 50.0
+    assert all(o.power == 0.0 for _, o in stack.below['c_a'].orders), 'nothing ran'
+    node = stack.all
+    graph.remove(node)
+    again = graph.add(AggregateNode, 'all', node.params)
+    graph.up(again)
+    assert [r.request_id for r in again.schedule.entries(wall)] == ['kept'], 'nor after a restart'
+
+
+def test_one_that_is_on_its_way_to_the_disk_is_withdrawn_before_it_runs(
+        graph: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    committer = stack.all.scheduling._committer
+    submitted: list[Any] = []
+    submit = committer.submit
+    monkeypatch.setattr(committer, 'submit', lambda *args: submitted.append(args))
+    client = graph.peer.create_client(ScheduleSetPower, 'all/schedule_set_power')
+    graph.wait(client.service_is_ready, 'service')
+    wall = graph.clock.wall()
+    asked = client.call_async(ScheduleSetPower.Request(
+        power=-400.0, start=wall_stamp(wall), end=wall_stamp(wall + 100.0), request_id='x'))
+    graph.wait(lambda: submitted, 'it is being saved')
+    canceller = graph.peer.create_client(CancelSchedule, 'all/cancel_schedule')
+    graph.wait(canceller.service_is_ready, 'service')
+    taken = canceller.call_async(CancelSchedule.Request(request_ids=['x']))
+    graph.wait(lambda: len(submitted) == 2, 'and withdrawn')
+    for args in submitted:
+        submit(*args)
+    graph.wait(lambda: asked.done() and taken.done(), 'both answers')
+    assert not asked.result().accepted and 'withdrawn' in asked.result().message
+    assert taken.result().accepted and taken.result().cancelled == 1
+    graph.settle(0.2)
+    assert all(o.power == 0.0 for _, o in stack.below['c_a'].orders), 'nothing ran'
+    assert not graph.call(ListSchedule, 'all/list_schedule').entries
+
+
+@pytest.mark.parametrize('ids', [[''], ['x' * 129], ['x'] * 101])
+def test_hostile_ids_to_withdraw_are_refused(graph: Any, stack: Stack, ids: list[str]) -> None:
+    assert stack.ask('all', 100.0, 500.0, 600.0, request_id='x').accepted
+    answer = withdraw(graph, *ids)
+    assert not answer.accepted and 'at most 100 texts' in answer.message
+    assert len(graph.call(ListSchedule, 'all/list_schedule').entries) == 1
+
+
 # -- what runs ---------------------------------------------------------------------------------------
 
 
@@ -429,12 +499,12 @@ def test_ended_requests_are_forgotten_an_hour_later_of_the_clock_that_nobody_set
 
 def test_a_thousand_clients_at_once_are_all_answered_and_nothing_is_lost(graph: Any, stack: Stack) -> None:
     clients = [graph.peer.create_client(ScheduleSetCurrent, 'all/schedule_set_current', qos_profile=qos.SERVICE)
-               for _ in range(10)]
-    graph.wait(lambda: all(c.service_is_ready() for c in clients), 'service')
+               for _ in range(CLIENTS)]
+    graph.wait(lambda: all(c.service_is_ready() for c in clients), 'service', 60.0)
     wall = graph.clock.wall()
     began, futures = graph.clock.now(), []
     for i in range(1000):
-        futures.append(clients[i % 10].call_async(ScheduleSetCurrent.Request(
+        futures.append(clients[i % CLIENTS].call_async(ScheduleSetCurrent.Request(
             current=1.0 + i / 100.0, start=wall_stamp(wall + 600 + i), end=wall_stamp(wall + 1200 + i),
             request_id=f'client {i}')))
     ticks = stack.all.progress
