@@ -21,7 +21,7 @@ browser:
 	@sh tools/ensure_browser.sh
 
 # Whole sites run in real time: they have the machine to themselves, after the rest, which runs on two cores.
-WHOLE_SITES := test/site test/launch
+WHOLE_SITES := test/site test/launch test/drivers/test_big_site.py
 test: setup browser
 	@rc=0; \
 	$(PY) -m pytest -n 2 --dist loadfile $(WHOLE_SITES:%=--ignore=%) || rc=1; \

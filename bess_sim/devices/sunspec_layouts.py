@@ -228,7 +228,8 @@ class MesaPcs(SunSpecRegisters):
         self.fill(0, {2: ('u16', 0), 6: ('i16', SF_1), 10: ('u16', s.voltage[0] * 10), 13: ('i16', SF_1),
                       14: ('i16', -s.active_power), 15: ('i16', 0), 16: ('u16', s.frequency * 100), 17: ('i16', SF_2),
                       18: ('i16', abs(s.active_power)), 19: ('i16', 0), 20: ('i16', -s.reactive_power), 21: ('i16', 0),
-                      22: ('i16', 0x7000), 23: ('i16', 0), 26: ('i16', 0), 28: ('i16', SF_1),
+                      22: ('i16', 0x7000), 23: ('i16', 0), 24: ('u32', s.energy_export),
+                      26: ('i16', 0), 28: ('i16', SF_1),
                       29: ('u16', s.dc_voltage * 10), 30: ('i16', SF_1), 31: ('i16', -s.dc_power), 32: ('i16', 0),
                       33: ('i16', s.temperature * 10), 37: ('i16', SF_1), 38: ('u16', 9 if self.running else 1),
                       40: ('u32', self.events)})
