@@ -84,9 +84,10 @@ class Iec61850Simulator:
 
         if battery not in MODELS:
             raise ValueError(f'iec61850: battery must be one of {", ".join(MODELS)}, not {battery!r}')
+        document: Any = StringIO(scl(MODELS[battery], control_model))
         self._plant, self._unit, self._faults = plant, unit, faults
         self._host, self._port, self._kilo, self._nodes = host, port, kilo, MODELS[battery]
-        self._model: Any = IedModel.from_scl(StringIO(scl(self._nodes, control_model)))
+        self._model: Any = IedModel.from_scl(document)
         self.invalid: set[str] = set()  # data objects whose quality says so
         self.forced: dict[str, bool] = {}  # status object -> value instead of that of the plant
         self._frozen: PackSample | None = None
@@ -122,7 +123,7 @@ class Iec61850Simulator:
     def _listen(self) -> None:
         from open61850.server import MmsServer
 
-        server = MmsServer(self._model, self._host, self._port, vendor='bess', model_name='simulated battery')
+        server: Any = MmsServer(self._model, self._host, self._port, vendor='bess', model_name='simulated battery')
         server.read_hooks.append(self._on_read)
         server.start()
         self._port = server.port
