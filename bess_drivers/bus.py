@@ -316,7 +316,7 @@ class Bus(InlineBus):
 def bus_for(shared: dict[str, Any], address: str, clock: Clock, post: Post) -> InlineBus:
     """The bus of a port, one per process and address; on simulated time an `InlineBus`."""
     buses: dict[str, InlineBus] = shared.setdefault('buses', {})
-    port = address.split('?', maxsplit=1)[0]
+    port = address.split('?', maxsplit=1)[0].removeprefix('serial:')
     if port not in buses:
         buses[port] = InlineBus(clock, post) if clock.simulated else Bus(port, clock, post)
     return buses[port]

@@ -99,6 +99,8 @@ class DriverNode(BessNode):
         """
         p, cls = self.params, self.DeviceClass
         own = extract(cls.Params, p)
+        if hasattr(cls, 'make_link'):  # a serial line
+            return cls(own, read_only=p.read_only, link=cls.make_link(own, p.read_only, self.ctx.shared))
         if not getattr(cls, 'shares_link', False):
             return cls(own, read_only=p.read_only)
         ports = self.ctx.shared.setdefault('ports', Ports())

@@ -20,6 +20,10 @@ ROS = {'rclpy', 'bess', 'std_msgs', 'sensor_msgs', 'diagnostic_msgs', 'lifecycle
        'builtin_interfaces', 'rcl_interfaces', 'rosgraph_msgs'}
 #: What must never be imported by our own code: GPL libraries, launch machinery outside launch/.
 NEVER = {'pyiec61850', 'launch', 'launch_ros', 'ros2cli'}
+#: GPL libraries, and the programs that use them: they and the rooms do not import each other.
+GPL = {'pyiec61850', 'bess_iec61850_bridge'}
+GPL_PROGRAMS = ('iec61850_bridge',)
+OTHERS = ('bench', 'examples', 'launch', 'test', 'tools')
 
 
 def imports(tree: ast.AST, room: str) -> list[tuple[int, str]]:
@@ -48,7 +52,7 @@ def check(room: str, path: Path, root: Path = ROOT) -> list[str]:
             problems.append(f'{where}: {room} must not import {top}')
         if top in ROS and not may_ros:
             problems.append(f'{where}: a pure module must not import {top} (only *_node.py may)')
-        if top in NEVER:
+        if top in NEVER | GPL:
             problems.append(f'{where}: {top} must not be imported here')
         if room in ALLOWED and module.endswith('_node') and not may_ros:
             problems.append(f'{where}: a pure module must not import {module}')
@@ -61,6 +65,12 @@ def check_tree(root: Path) -> list[str]:
     for room in ALLOWED:
         for file in sorted((root / room).rglob('*.py')):
             problems += check(room, file, root)
+    for folder in (*OTHERS, *GPL_PROGRAMS):
+        ours = ALLOWED.keys() | {'bess'} if folder in GPL_PROGRAMS else GPL
+        for file in sorted((root / folder).rglob('*.py')):
+            found = imports(ast.parse(file.read_text(encoding='utf-8')), folder)
+            problems += [f'{file.relative_to(root)}:{line}: {module} must not be imported here: GPL and the rest are '
+                         f'apart' for line, module in found if module.split('.')[0] in ours]
     return problems
 
 

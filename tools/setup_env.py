@@ -76,8 +76,10 @@ def steps() -> list[Step]:
     generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
                              ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
+    optional = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
+                            *ROOT.glob('iec61850_bridge/*.py')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
-            Step('checkout', metadata, checkout)]
+            Step('checkout', metadata, checkout), Step('iec61850', optional, iec61850)]
 
 
 def run(command: list[str], **env: str) -> None:
@@ -88,6 +90,18 @@ def run(command: list[str], **env: str) -> None:
     if result.returncode:
         print(result.stdout[-8000:], file=sys.stderr)
         sys.exit(f'{" ".join(command[:4])} ... failed with code {result.returncode}')
+
+
+def iec61850() -> None:
+    """The optional extra, where there are wheels for this machine; without it its tests are skipped."""
+    pip = [str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check']
+    for words in (['--only-binary', ':all:', '-r', 'requirements/iec61850.txt'],
+                  ['--no-deps', '--no-build-isolation', '-e', './iec61850_bridge']):
+        result = subprocess.run([*pip, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                check=False, env={k: v for k, v in os.environ.items() if k not in FOREIGN})
+        if result.returncode:
+            print(f'set-up: no IEC 61850 here, its tests will be skipped: {result.stdout.strip()[-300:]}')
+            return
 
 
 def usable() -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from bess_core.params import param
 from bess_core.values import BatteryReading, Identity
 from bess_drivers.device import BadChecksum, BadFrame, Refused, Role
 from bess_drivers.serial.bms_reading import PackParams, Snapshot, reading_from
-from bess_drivers.serial.link import Extract, Incomplete, SerialLink
+from bess_drivers.serial.link import Extract, Incomplete, SerialLink, SerialPorts
 
 T = TypeVar('T')
 
@@ -34,11 +34,19 @@ class SerialBms:
     idle: ClassVar[float] = 0.1  # A, smaller currents count as none
     max_frame: ClassVar[int] = 512  # bytes of the longest answer, with what may stand before it
 
-    def __init__(self, params: SerialBmsParams, read_only: bool = False) -> None:
+    addressed: ClassVar[bool] = False  # its answers name the unit
+
+    def __init__(self, params: SerialBmsParams, read_only: bool = False, *, link: SerialLink | None = None) -> None:
         self.params = params
-        self.link = SerialLink(params.address, timeout_s=params.timeout_s, late_s=params.late_s,
-                               max_frame=self.max_frame, read_only=read_only)
+        self.link = link or self.make_link(params, read_only)
         self.repeated = 0  # questions asked again because an answer came damaged
+
+    @classmethod
+    def make_link(cls, params: SerialBmsParams, read_only: bool, shared: dict[str, Any] | None = None) -> SerialLink:
+        """Its line; with `shared` (of the process) one that other units use too. Raises ValueError."""
+        ports = None if shared is None else shared.setdefault('serial_ports', SerialPorts())
+        return SerialLink(params.address, timeout_s=params.timeout_s, late_s=params.late_s, max_frame=cls.max_frame,
+                          read_only=read_only, ports=ports, addressed=cls.addressed)
 
     def open(self) -> None:
         """Open the port. Raises `Disconnected`."""

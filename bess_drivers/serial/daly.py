@@ -1,9 +1,9 @@
 """Daly BMS on UART or RS485 (9600 8N1), the 13 byte protocol.
 
-Frames: `A5 address command 08 d0..d7 sum`. Facts and frames: several open drivers, see
-`shared/facts/bms_portal_radio.md`, section 4.4. Sources disagree on the sign of the current, so it is a
-setting; the charge and discharge over-current bits follow it. Newer models speak Modbus: profile
-`daly_modbus`.
+Frames: `A5 address command 08 d0..d7 sum`; board n is asked by host 0x3F + n (or 0x7F + n) and answers as n.
+Facts and frames: several open drivers, see `shared/facts/bms_portal_radio.md`, section 4.4. Sources disagree
+on the sign of the current, so it is a setting; the charge and discharge over-current bits follow it. Newer
+models speak Modbus: profile `daly_modbus`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from bess_core.values import Identity, Severity
 from bess_drivers.device import BadChecksum, BadFrame, BadValue, Refused
 from bess_drivers.serial.bms import SerialBms, SerialBmsParams
 from bess_drivers.serial.bms_reading import Condition, Snapshot, checked, named
+from bess_drivers.serial.link import SerialLink
 
-START, LENGTH, SIZE, REPLY = 0xA5, 8, 13, 0x01
+START, LENGTH, SIZE = 0xA5, 8, 13
 PACK, STATE, STATUS, CELLS, TEMPERATURES, ALARMS, RATED = 0x90, 0x93, 0x94, 0x95, 0x96, 0x98, 0x50
 BALANCE, DISCHARGE_FET, CHARGE_FET, CODE = 0x97, 0xD9, 0xDA, 0x57
 ZERO = 30_000  # raw current of 0 A
@@ -67,12 +68,17 @@ def build(command: int, data: bytes = FILL, host: int = 0x40) -> bytes:
     return frame + bytes((sum(frame) & 0xFF,))
 
 
-def find(data: bytes, command: int) -> bytes | None:
-    """A complete answer to `command` in everything received, wherever it starts; None while there is none.
+def board_of(host: int) -> int:
+    """Number of the board that this host address asks, which is the address in its answers."""
+    return (host & 0x0F) + 1
+
+
+def find(data: bytes, command: int, board: int = 1) -> bytes | None:
+    """A complete answer of a board to `command` in everything received, wherever it starts; None while there is none.
 
     Raises `BadChecksum` when something that looks like one has a wrong sum.
     """
-    head, at, wrong = bytes((START, REPLY, command, LENGTH)), -1, False
+    head, at, wrong = bytes((START, board, command, LENGTH)), -1, False
     while (at := data.find(head, at + 1)) >= 0:
         frame = data[at:at + SIZE]
         if len(frame) == SIZE:
@@ -84,10 +90,10 @@ def find(data: bytes, command: int) -> bytes | None:
     return None
 
 
-def find_series(data: bytes, command: int, count: int) -> bytes | None:
+def find_series(data: bytes, command: int, count: int, board: int = 1) -> bytes | None:
     """`count` answers that carry the numbers 1, 2, ...; their data joined, or None."""
     found: dict[int, bytes] = {}
-    head, at = bytes((START, REPLY, command, LENGTH)), -1
+    head, at = bytes((START, board, command, LENGTH)), -1
     while (at := data.find(head, at + 1)) >= 0:
         frame = data[at:at + SIZE]
         if len(frame) == SIZE and sum(frame[:-1]) & 0xFF == frame[-1]:
@@ -126,14 +132,16 @@ def parse_alarms(data: bytes, charge_below: bool) -> tuple[Condition, ...]:
 
 
 class DalyBms(SerialBms):
-    """One Daly BMS (`BatteryDevice`)."""
+    """One Daly BMS (`BatteryDevice`); several share a line, one host address each."""
 
     Params: ClassVar[type] = DalyParams
+    addressed: ClassVar[bool] = True
     prefix: ClassVar[str] = 'daly'
     params: DalyParams
 
-    def __init__(self, params: DalyParams, read_only: bool = False) -> None:
-        super().__init__(params, read_only)
+    def __init__(self, params: DalyParams, read_only: bool = False, *, link: SerialLink | None = None) -> None:
+        super().__init__(params, read_only, link=link)
+        self._board = board_of(params.host_address)
         self._counts: tuple[int, int] | None = None  # cells, sensors
 
     def close(self) -> None:
@@ -179,7 +187,7 @@ class DalyBms(SerialBms):
 
     def _single(self, command: int, data: bytes = FILL, *, write: bool = False) -> bytes:
         request = build(command, data, self.params.host_address)
-        return self.ask(request, lambda d: find(d, command), lambda f: f[4:12], write=write)
+        return self.ask(request, lambda d: find(d, command, self._board), lambda f: f[4:12], write=write)
 
     def _series(self, command: int, count: int) -> bytes:
         def parse(data: bytes) -> bytes:
@@ -187,4 +195,5 @@ class DalyBms(SerialBms):
                 raise BadFrame(f'{len(data)} bytes in {count} frames')
             return data
 
-        return self.ask(build(command, host=self.params.host_address), lambda d: find_series(d, command, count), parse)
+        return self.ask(build(command, host=self.params.host_address),
+                        lambda d: find_series(d, command, count, self._board), parse)

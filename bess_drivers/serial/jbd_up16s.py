@@ -139,6 +139,7 @@ class Up16sBms(SerialBms):
     """One JBD UP16S (`BatteryDevice`)."""
 
     Params: ClassVar[type] = Up16sParams
+    addressed: ClassVar[bool] = True
     prefix: ClassVar[str] = 'jbd_up16s'
     params: Up16sParams
 

@@ -228,6 +228,7 @@ class JkPbBms(SerialBms):
     """A JK BMS of the inverter series (`BatteryDevice`); several may share a line."""
 
     Params: ClassVar[type] = JkPbParams
+    addressed: ClassVar[bool] = True
     prefix: ClassVar[str] = 'jk'
     max_frame: ClassVar[int] = 4 * PB_ANSWER  # the bus master sends records of its own in between
     params: JkPbParams

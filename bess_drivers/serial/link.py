@@ -4,6 +4,10 @@ Devices on such lines have no sequence numbers: an answer that comes late looks 
 answer to the next question. So after a question that got no answer the link sends nothing until
 `late_s` have passed since that question, and throws away what arrives meanwhile. At most one answer
 is ever owed, and it cannot be mistaken unless a device needs longer than `late_s`.
+
+Several devices on one line (RS485) have a link each and share its port (`SerialPorts`). Where answers
+carry the address of their device (`addressed`), a link waits only for what its own device owes, so that
+a silent device costs the others one time-out; where they do not, it waits for what any of them owes.
 """
 
 from __future__ import annotations
@@ -84,16 +88,71 @@ def parse_address(address: str) -> SerialAddress:
     return SerialAddress(path, baud, parity, stopbits)
 
 
+class SerialPort:
+    """One port as all its links know it. Not thread-safe: one worker thread owns it."""
+
+    def __init__(self, address: SerialAddress) -> None:
+        self.address = address
+        self.device: serial.Serial | None = None
+        self.users: set[int] = set()  # links that have it open
+        self.owed: dict[int, float] = {}  # link -> monotonic s until which a late answer to it may come
+        self.silent = 0  # questions of anybody without any answer, in a row
+
+    def open(self, write_timeout_s: float) -> None:
+        """Open it for this process alone. Raises `Disconnected`."""
+        where = self.address
+        try:
+            self.device = serial.Serial(
+                where.path, where.baud, parity=where.parity, stopbits=where.stopbits, timeout=POLL_S,
+                write_timeout=write_timeout_s, exclusive=True)
+        except (ValueError, *PORT_ERRORS) as error:
+            raise Disconnected(f'{where.path}: {error}') from error
+        self.silent = 0
+
+    def close(self) -> None:
+        """Close it for all; never raises."""
+        port, self.device = self.device, None
+        if port is not None:
+            try:
+                port.close()
+            except PORT_ERRORS:
+                # The port is gone already, which is what was asked for.
+                return
+
+
+class SerialPorts:
+    """Ports that several devices share: one per path, open as long as one link uses it."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, SerialPort] = {}
+
+    def take(self, address: SerialAddress) -> SerialPort:
+        """The port of an address. Raises ValueError for other line settings than those in use."""
+        port = self._ports.get(address.path)
+        if port is None or (port.address != address and not port.users):
+            port = self._ports[address.path] = SerialPort(address)
+        if port.address != address:
+            raise ValueError(f'{address.path} is used with other settings: {_settings(port.address)} '
+                             f'and {_settings(address)}')
+        return port
+
+
+def _settings(address: SerialAddress) -> str:
+    return f'{address.baud} 8{address.parity}{address.stopbits}'
+
+
 class SerialLink:
-    """One serial port. Not thread-safe: one worker thread owns it.
+    """Questions of one device on a serial port. Not thread-safe: one worker thread owns it.
 
     timeout_s: an answer has to be complete this long (s) after its question; a call of `transact`
         takes at most twice as long.
     late_s: longest time (s) after which a device may still answer a question (see the module text).
     max_frame: bytes after which an answer that never ends is given up.
-    reopen_after: so many silent questions in a row close the port, because the operating system may
-        keep an unplugged adapter "open"; the next `open` starts afresh.
+    reopen_after: so many silent questions in a row (of anybody on the line) close the port, because the
+        operating system may keep an unplugged adapter "open"; the next `open` starts afresh.
     read_only: questions marked as `write` are refused before a byte leaves.
+    ports: where links that share a line find its port; None = a port of its own.
+    addressed: answers name their device, and `extract` passes over those of others.
     """
 
     def __init__(
@@ -105,6 +164,8 @@ class SerialLink:
         max_frame: int = 512,
         reopen_after: int = 5,
         read_only: bool = False,
+        ports: SerialPorts | None = None,
+        addressed: bool = False,
     ) -> None:
         self.address = parse_address(address)
         self.timeout_s = timeout_s
@@ -112,48 +173,30 @@ class SerialLink:
         self.max_frame = max_frame
         self.reopen_after = reopen_after
         self.read_only = read_only
+        self.addressed = addressed
         self.sent = 0  # requests of which at least a part may have left
         self.discarded = 0  # bytes thrown away because they answered no open question
         self.trace: Callable[[str, bytes], None] | None = (
             None  # gets ('>' or '<', bytes), for recording
         )
-        self._port: serial.Serial | None = None
-        self._owed_until = -inf  # monotonic s; until then a late answer may come
-        self._silent = 0  # questions without any answer, in a row
+        self._line = SerialPort(self.address) if ports is None else ports.take(self.address)
 
     @property
     def is_open(self) -> bool:
         """Whether the port is open, as far as is known."""
-        return self._port is not None
+        return self._line.device is not None
 
     def open(self) -> None:
-        """Open the port for this link alone. Raises `Disconnected`."""
-        if self._port is not None:
-            return
-        where = self.address
-        try:
-            self._port = serial.Serial(
-                where.path,
-                where.baud,
-                parity=where.parity,
-                stopbits=where.stopbits,
-                timeout=POLL_S,
-                write_timeout=self.timeout_s,
-                exclusive=True,
-            )
-        except (ValueError, *PORT_ERRORS) as error:
-            raise Disconnected(f'{where.path}: {error}') from error
-        self._silent = 0
+        """Open the port for this process alone; another link may have done so. Raises `Disconnected`."""
+        if self._line.device is None:
+            self._line.open(self.timeout_s)
+        self._line.users.add(id(self))
 
     def close(self) -> None:
-        """Close the port; never raises."""
-        port, self._port = self._port, None
-        if port is not None:
-            try:
-                port.close()
-            except PORT_ERRORS:
-                # The port is gone already, which is what was asked for.
-                return
+        """Let the port go, and close it when no other link uses it; never raises."""
+        self._line.users.discard(id(self))
+        if not self._line.users:
+            self._line.close()
 
     def transact(self, request: bytes, extract: Extract, *, write: bool) -> bytes:
         """Send `request` and return the answer that `extract` finds.
@@ -165,7 +208,7 @@ class SerialLink:
         """
         if write and self.read_only:
             raise ReadOnlyError(f'{self.address.path} is read-only; not sent: {request.hex(" ")}')
-        if self._port is None:
+        if self._line.device is None or id(self) not in self._line.users:
             raise Disconnected(f'{self.address.path} is not open')
         self._wait_for_late_answer()
         self._send(request)
@@ -179,10 +222,10 @@ class SerialLink:
         except Disconnected:
             raise
         except NoAnswer:
-            self._silent += 1
-            if self._silent >= self.reopen_after:
-                self.close()
-                text = f'{self._silent} questions in a row without an answer; port closed'
+            self._line.silent += 1
+            if self._line.silent >= self.reopen_after:
+                self._line.close()
+                text = f'{self._line.silent} questions in a row without an answer; port closed'
                 raise Disconnected(f'{self.address.path}: {text}') from None
             raise
         except Exception:
@@ -194,14 +237,20 @@ class SerialLink:
         return answer
 
     def _answer_came(self, *, in_order: bool) -> None:
-        self._silent = 0
-        self._owed_until = -inf if in_order else monotonic() + GAP_S
+        self._line.silent = 0
+        self._line.owed[id(self)] = -inf if in_order else monotonic() + GAP_S
+
+    def _owed_until(self) -> float:
+        """Monotonic s until which an answer may come that could be taken for the next one."""
+        owed = self._line.owed
+        return owed.get(id(self), -inf) if self.addressed else max(owed.values(), default=-inf)
 
     def _wait_for_late_answer(self) -> None:
-        until = min(self._owed_until, monotonic() + self.timeout_s)
+        owed_until = self._owed_until()
+        until = min(owed_until, monotonic() + self.timeout_s)
         while monotonic() < until:
             self.discarded += len(self._receive())
-        left = self._owed_until - monotonic()
+        left = owed_until - monotonic()
         if left > 0:
             raise NoAnswer(
                 f'{self.address.path}: the last question got no answer; '
@@ -209,12 +258,12 @@ class SerialLink:
             )
 
     def _send(self, request: bytes) -> None:
-        port = self._port
+        port = self._line.device
         assert port is not None
         try:
             self.discarded += port.in_waiting
             port.reset_input_buffer()
-            self._owed_until = monotonic() + self.late_s
+            self._line.owed[id(self)] = monotonic() + self.late_s
             self.sent += 1
             port.write(request)
         except serial.SerialTimeoutException as error:
@@ -243,7 +292,7 @@ class SerialLink:
 
     def _receive(self) -> bytes:
         """What arrived; waits up to `POLL_S` for the first byte."""
-        port = self._port
+        port = self._line.device
         assert port is not None
         try:
             data = bytes(port.read(max(1, min(port.in_waiting, self.max_frame))))
@@ -254,5 +303,5 @@ class SerialLink:
         return data
 
     def _lost(self, error: BaseException) -> Disconnected:
-        self.close()
+        self._line.close()
         return Disconnected(f'{self.address.path}: {error}')

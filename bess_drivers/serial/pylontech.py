@@ -43,14 +43,15 @@ def build(address: int, command: int, info: bytes = b'') -> bytes:
     return b'~' + text + b'%04X\r' % checksum(text)
 
 
-def find(data: bytes) -> bytes | None:
-    """The last complete frame, from `~` to carriage return; None while there is none.
-
-    A request that an adapter echoes is passed over: an answer carries a return code where it has the command.
-    """
-    end = data.rfind(b'\r')
-    start = data.rfind(b'~', 0, end)
-    return data[start:end + 1] if 0 <= start < end else None
+def find(data: bytes, address: int | None = None) -> bytes | None:
+    """The last complete frame (of this address), from `~` to carriage return; None while there is none."""
+    wanted = b'' if address is None else b'%02X' % address
+    end = len(data)
+    while (end := data.rfind(b'\r', 0, end)) >= 0:
+        start = data.rfind(b'~', 0, end)
+        if start >= 0 and data[start + 3:start + 5].upper().startswith(wanted):
+            return data[start:end + 1]
+    return None
 
 
 def parse(frame: bytes, address: int) -> bytes:
@@ -200,9 +201,10 @@ class PylontechParams(SerialBmsParams):
 
 
 class PylontechBms(SerialBms):
-    """One Pylontech pack (`BatteryDevice`)."""
+    """One Pylontech pack (`BatteryDevice`); several share a line."""
 
     Params: ClassVar[type] = PylontechParams
+    addressed: ClassVar[bool] = True
     prefix: ClassVar[str] = 'pylontech'
     max_frame: ClassVar[int] = MAX_ANSWER
     params: PylontechParams
@@ -237,7 +239,8 @@ class PylontechBms(SerialBms):
         request = build(unit, command, info)
 
         def complete(data: bytes) -> bytes | None:
-            return find(data.removeprefix(request))  # an adapter may echo what was sent
+            # An adapter may echo what was sent; another pack of the line may answer late.
+            return find(data.removeprefix(request), unit)
 
         return self.ask(request, complete, lambda frame: parse(frame, unit))
 

@@ -144,11 +144,11 @@ class ModbusDevice:
         raise ValueError(f'unknown command {cmd!r}')
 
 
-def tcp_address(address: str) -> tuple[str, int]:
-    """Host and port of `tcp://host:port`. Raises ValueError."""
+def tcp_address(address: str, scheme: str = 'tcp') -> tuple[str, int]:
+    """Host and port of `tcp://host:port` (or another `scheme`). Raises ValueError."""
     parts = urlsplit(address)
-    if parts.scheme != 'tcp' or not parts.hostname or parts.path or parts.port is None:
-        raise ValueError(f'address {address!r} is not tcp://host:port')
+    if parts.scheme != scheme or not parts.hostname or parts.path or parts.port is None:
+        raise ValueError(f'address {address!r} is not {scheme}://host:port')
     return parts.hostname, parts.port
 
 
@@ -278,6 +278,17 @@ def _sonnen(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> Runn
     return SonnenSimulator(plant, _unit_of(config), faults, host, port, **options)
 
 
+def _iec61850(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.iec61850 import Iec61850Simulator
+
+    options = _options(config, battery='dbat', control_model='sbo-with-normal-security', kilo=False)
+    host, port = tcp_address(config.address, 'iec61850')
+    try:
+        return Iec61850Simulator(plant, _unit_of(config), faults, host, port, **options)
+    except ImportError as error:
+        raise ValueError(f'iec61850: pip install -r requirements/iec61850.txt ({error})') from error
+
+
 #: kind -> builder
 BUILDERS: dict[str, Builder] = {
     'jbd': _jbd,
@@ -288,6 +299,7 @@ BUILDERS: dict[str, Builder] = {
     'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
     'sonnen': _sonnen,
+    'iec61850': _iec61850,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }
 

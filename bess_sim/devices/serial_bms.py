@@ -80,12 +80,12 @@ class Daly(SimulatedBms):
         frame = data[at:at + 13]
         if len(frame) < 13:
             return None, at
-        if sum(frame[:-1]) & 0xFF != frame[-1] or frame[1] not in (0x40, 0x80):
+        if sum(frame[:-1]) & 0xFF != frame[-1] or frame[1] not in (0x3F + self.address, 0x7F + self.address):
             return None, at + 1
         return b''.join(self._frame(frame[2], d) for d in self._data(frame[2], frame[4:12])), at + 13
 
     def _frame(self, command: int, data: bytes) -> bytes:
-        frame = bytes((0xA5, 1 + self.wrong, command, 8)) + data.ljust(8, b'\0')
+        frame = bytes((0xA5, self.address + self.wrong, command, 8)) + data.ljust(8, b'\0')
         return frame + bytes((sum(frame) & 0xFF,))
 
     def _data(self, command: int, asked: bytes) -> list[bytes]:

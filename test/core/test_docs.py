@@ -223,3 +223,17 @@ def test_tests_named_in_the_pages_exist() -> None:
     assert named
     for file, name in named:
         assert f'def {name}(' in (ROOT / file).read_text(encoding='utf-8'), f'{file}::{name}'
+
+
+def test_a_driver_without_a_word_on_what_is_verified_is_refused() -> None:
+    drivers = tool('docgen.drivers')
+    entry = {'device': 'x', 'transport': 'serial', 'verified': [{'what': 'all', 'against': 'nothing'}]}
+    problems: list[str] = []
+    names = [n for n in drivers.plugins.available(drivers.plugins.DRIVERS) if not drivers.CARRIERS.match(n)]
+    rows = drivers._programs(dict.fromkeys(names, entry), {}, problems)
+    assert rows and problems == []
+    drivers._programs({**dict.fromkeys(names, entry), 'jbd': {'device': 'x'}}, {}, problems)
+    assert problems == ['docs/drivers.yaml: jbd: transport, verified missing; every driver says what is verified']
+    problems.clear()
+    drivers._programs({n: entry for n in names if n != 'gps'}, {}, problems)
+    assert len(problems) == 1 and 'gps: device' in problems[0]

@@ -71,3 +71,16 @@ def test_a_room_that_is_gone_is_reported(rooms: ModuleType, tree: Path, capsys: 
 
 def test_our_own_tree(rooms: ModuleType) -> None:
     assert rooms.check_tree(ROOT) == []
+
+
+def test_the_gpl_program_and_the_rest_are_apart(rooms: ModuleType, tree: Path) -> None:
+    (tree / 'iec61850_bridge').mkdir()
+    (tree / 'iec61850_bridge' / 'bridge.py').write_text('import pyiec61850\n')
+    (tree / 'test').mkdir(exist_ok=True)
+    assert rooms.check_tree(tree) == []
+    (tree / 'iec61850_bridge' / 'bridge.py').write_text('def f():\n    from bess_core import log\n')
+    (tree / 'test' / 'test_x.py').write_text('import pyiec61850.mms\n')
+    (tree / 'bess_drivers' / 'x.py').write_text('import bess_iec61850_bridge\n')
+    found = rooms.check_tree(tree)
+    assert [p.split(':')[0] for p in found] == ['bess_drivers/x.py', 'test/test_x.py', 'iec61850_bridge/bridge.py',
+                                                'iec61850_bridge/bridge.py']

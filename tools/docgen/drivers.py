@@ -57,7 +57,12 @@ def _programs(listed: dict[str, Any], tests: dict[str, str], problems: list[str]
     for name in sorted(ours):
         if CARRIERS.match(name):
             continue
-        entry = listed.get(name, {'device': (ours[name].load().__doc__ or '').split('\n')[0], 'transport': '?'})
+        entry = listed.get(name, {})
+        lacks = [k for k in ('device', 'transport', 'verified') if not entry.get(k)]
+        if lacks:
+            problems.append(f'docs/drivers.yaml: {name}: {", ".join(lacks)} missing; '
+                            'every driver says what is verified')
+            continue
         for claim in entry.get('verified', []):
             problems += [f'docs/drivers.yaml: {name}: {p}' for p in _problems(claim, tests)]
         rows.append([code(name), '', str(entry['device']), str(entry['transport']), str(resolve_type(name).role),

@@ -84,6 +84,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
     from bess_drivers import device
     from bess_drivers.can.can_bms_codec import ALARM_PAIRS, PROTECTION_BITS
     from bess_drivers.cells.controller import CONDITIONS as CELLS
+    from bess_drivers.iec61850 import objects
     from bess_drivers.serial import daly, jbd_up16s, jk, pylontech
     from bess_drivers.serial.jbd_codec import PROTECTIONS
     from bess_drivers.smbus import bq40z50_codec as bq
@@ -93,6 +94,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
         'daly': [*daly.ALARM_BITS.values()], 'jk': [*jk.JK_ALARMS.values(), *jk.PB_ALARMS.values()],
         'jbd_up16s': [*jbd_up16s.FAULTS.values(), *jbd_up16s.ALARMS.values()],
         'pylontech': [*pylontech.CONDITIONS], 'seplos': [*pylontech.SEPLOS_BITS.values()],
+        'iec61850': [*objects.ALARMS.values(), objects.LIMIT_LOST],
         'bq40z50': [*bq.SAFETY_BITS.values(), *bq.PF_BITS.values(), bq.UNSEALED]}
     kinds = {c.kind for c in vars(device).values()
              if isinstance(c, builtins.type) and issubclass(c, device.DeviceError) and c is not device.DeviceError}
