@@ -13,6 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 LIMITED = 'limited'
+LAG_S = 0.5  # time from an order to the decision about it
 
 
 @dataclass(slots=True)
@@ -47,7 +48,9 @@ def analyse(times: Sequence[float], asked: Sequence[float], granted: Sequence[fl
         out.result, out.reason = 'not measured', 'the battery does not measure its power'
         return out
     out.measured = float(m[good][-1])
-    limited = not isnan(out.granted) and abs(out.granted - out.asked) > tolerance
+    # While the order moves, what is granted is a moment behind it.
+    behind = abs(out.asked - float(a[np.searchsorted(t, t[-1] - LAG_S)])) if ramp else 0.0
+    limited = not isnan(out.granted) and abs(out.granted - out.asked) > tolerance + behind
     if ramp:
         wanted = np.where(np.isnan(g), a, g) if limited else a
         error = np.abs(m - wanted)[good]
