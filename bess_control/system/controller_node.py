@@ -41,8 +41,8 @@ class TestControllerParams:
     """Parameters of the test controller."""
 
     battery: str = param('', '', 'battery that is tested; its power manager decides', ref='battery')
-    manager: str = param('power_manager', '', 'power manager of the battery')
-    site: str = param('site', '', 'site node')
+    manager: str = param('power_manager', '', 'power manager of the battery', ref='manager')
+    site: str = param('site', '', 'site node', ref='site')
     priority: int = param(170, '', 'above the modes, below limits and grid functions', low=0, high=255)
     max_charge_power: float = param(1e9, 'W', 'greatest power of a test for charging', low=0.0, high=1e9)
     max_discharge_power: float = param(1e9, 'W', 'greatest power (magnitude) for discharging', low=0.0, high=1e9)

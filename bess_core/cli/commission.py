@@ -31,6 +31,7 @@ With --power the control mode is taken away meanwhile and given back afterwards;
 SOURCE = 'commissioning'
 WATCH_S = 3.0
 MEAN_S = 1.5
+REST_S = 15.0  # longest wait until nobody else commands a converter
 DRIVERS = {'meter': 'meter', 'bms': 'battery', 'converter': 'converter', 'io': 'I/O module',
            'climate': 'climate device'}
 
@@ -254,8 +255,11 @@ class Work:
         device = watches['converter']
         order = self._orders(name)
         try:
-            order(0.0, 2.0)
-            holder = device.last.setpoint_source if device.last is not None else ''
+            # Whoever held it goes on until it is at rest, and its last lease has to end.
+            end, holder = time.monotonic() + REST_S, ''
+            while time.monotonic() < end and holder != SOURCE:
+                order(0.0, 0.5)
+                holder = device.last.setpoint_source if device.last is not None else ''
             if holder != SOURCE:
                 return [Finding(FAIL, 'orders accepted', f'{holder} holds it' if holder else
                                 'no: is the driver active, and not read_only? see `bess faults`')]
