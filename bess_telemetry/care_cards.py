@@ -44,17 +44,22 @@ class TestCard:
                 self._kind = ui.select({'hold': 'hold', 'step': 'step there and back', 'ramp': 'ramp there and back',
                                         'transitions': 'stop, start, maintenance'}, value='hold', label='Test')
                 self._kind.props('outlined dense options-dense data-test=test-kind').style('min-width:170px')
-                self._power = ui.number('Power, W', value=500, format='%.0f').props('outlined dense data-test=test-power')
+                self._power = ui.number('Power, W', value=500, format='%.0f')
+                self._power.props('outlined dense data-test=test-power')
                 self._length = ui.number('Seconds', value=10, min=1, format='%.0f')
                 self._length.props('outlined dense data-test=test-seconds')
-                ui.button('Run', on_click=lambda: start(self.steps())).props(
+                ui.button('Run', on_click=lambda: self._run(start)).props(
                     'unelevated no-caps data-test=test-run')
                 ui.button('End', on_click=stop, color='negative').props('outline no-caps data-test=test-stop')
             self._steps = Listing(tag('div', 'q-mt-sm'), lambda _: text('div', 'small'))
 
-    def steps(self) -> list[str]:
-        """What the form asks for."""
-        return said.test_steps(str(self._kind.value), self._power.value, self._length.value)
+    async def _run(self, start: Callable[[list[str]], Awaitable[None]]) -> None:
+        try:
+            steps = said.test_steps(str(self._kind.value), self._power.value, self._length.value)
+        except ValueError as error:
+            ui.notify(str(error), type='negative')
+            return
+        await start(steps)
 
     def update(self, state: Values | None) -> None:
         """Show these `TestState` fields; hidden on a site without test controller."""
@@ -142,7 +147,7 @@ class ParameterCard:
             self._rows = Listing(tag('div', 'scroll q-mt-sm'), self._row, 'Nothing, or not asked for yet.')
 
     def _row(self, key: str) -> Any:
-        revision = int(key.split()[0])
+        revision = int(key.split(maxsplit=1)[0])
         with tag('div', 'care'):
             line, more = text('div', 'small'), text('div', 'small muted')
             if revision:

@@ -87,7 +87,8 @@ for _word in (test_line, test_step):
 
 def event_head(event: Values) -> str:
     """When, how bad, where."""
-    return f'{moment(event["time"])} · {SEVERITIES[min(int(event["severity"]), 3)]} · {event["kind"]} · {event["source"]}'
+    severity = SEVERITIES[min(int(event['severity']), 3)]
+    return f'{moment(event["time"])} · {severity} · {event["kind"]} · {event["source"]}'
 
 
 def event_text(event: Values) -> str:
@@ -123,5 +124,6 @@ def parameter(p: Values, history: bool) -> tuple[str, str]:
         more = f'revision {p["revision"]}, {moment(p["changed"])} by {p["changed_by"]}'
         return head, f'{more}: {p["comment"]}' if p['comment'] else more
     parts = [p['description'], f'allowed: {p["allowed"]}' if p['allowed'] else '',
-             f'revision {p["revision"]}' if p['revision'] else '', 'takes effect at the next start' if p['pending'] else '']
+             f'revision {p["revision"]}' if p['revision'] else '',
+             'takes effect at the next start' if p['pending'] else '']
     return head, '; '.join(x for x in parts if x)

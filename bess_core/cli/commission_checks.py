@@ -116,11 +116,11 @@ def signs(converter: str, change: float, moved: Mapping[str, tuple[str, float]],
         out.append(Finding(FAIL, 'battery and meter disagree', (
             f'charging {converter} lowered the import at {wrong[0]}: control would run away instead of following. '
             f'Everything else agrees with the order, so the meter is the other way round: turn its current '
-            f'transformers, or set `invert: true` for {wrong[0]}')))
+            f'transformers, or change `invert` of {wrong[0]}')))
     elif wrong:
         out.append(Finding(FAIL, 'signs disagree', (
             f'{", ".join(wrong)} went down while {converter} was told to charge more. Charging must be positive at '
-            'battery and converter and raise the import at the meter: correct the wiring, or set `invert: true` for '
+            'battery and converter and raise the import at the meter: correct the wiring, or change `invert` of '
             f'{", ".join(wrong)}')))
     return out
 
