@@ -399,6 +399,15 @@ class BessNode(LifecycleNode):
         self.log.debug('lifecycle', state=self._state_machine.current_state[1])
         return result
 
+    def destroy_node(self) -> None:
+        """Take what the node offers off the graph at once.
+
+        rclpy leaves the services of the life cycle to the garbage collector: until then a request could reach a
+        node that is gone, and a new one of the same name would be there twice.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def close(self) -> None:
         """Orderly end of this process: safe, cleaned up, destroyed."""
         state = self.lifecycle_id
