@@ -37,7 +37,7 @@ from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import Severity
 from bess_telemetry.auth import AuthError, DashboardAuth
-from bess_telemetry.care_actions import RosActions, plain, wall
+from bess_telemetry.care_actions_node import RosActions, plain, wall
 from bess_telemetry.dashboard import DashboardServer
 from bess_telemetry.site_view import KINDS, SiteView, ViewLimits
 
