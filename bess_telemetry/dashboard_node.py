@@ -7,37 +7,37 @@ start it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from std_srvs.srv import Trigger
-
 from bess.msg import (
     BatteryStatus,
     CellArray,
+    ClimateZone,
     DecisionTrace,
     EnergyPlan,
     FaultArray,
+    FaultOverview,
     ForecastScores,
     InverterStatus,
     MeterStatus,
     ModeState,
+    SystemInfo,
     SystemState,
+    TestState,
     Topology,
 )
-from bess.srv import ClearFault, SetMode
 from bess_core import qos
-from bess_core.clock import join_stamp
 from bess_core.convert import site_time
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import Severity
 from bess_telemetry.auth import AuthError, DashboardAuth
+from bess_telemetry.care_actions_node import RosActions, plain, wall
 from bess_telemetry.dashboard import DashboardServer
 from bess_telemetry.site_view import KINDS, SiteView, ViewLimits
 
@@ -70,15 +70,6 @@ class DashboardParams:
     house_meter: str = param('', '', 'name of the meter of the house; empty = by its name')
 
 
-@dataclass
-class _Call:
-    done: Future[tuple[bool, str]]
-    deadline: float  # s, site clock
-    name: str
-    send: Callable[[], bool]  # False: the service is not there yet
-    sent: bool = False
-
-
 class DashboardNode(BessNode):
     """Web dashboard of one site. `url` is where it is; it is logged as event "dashboard" too."""
 
@@ -90,7 +81,8 @@ class DashboardNode(BessNode):
         p = self.params
         specs = self.ctx.site.nodes if self.ctx.site is not None else ()
         site_node = next((s.name for s in specs if s.role == 'site'), 'site')
-        self._actions = RosActions(self, p.call_timeout, site_node)
+        roles = {s.role: s.name for s in reversed(specs)}
+        self._actions = RosActions(self, p.call_timeout, site_node, roles)
         self._topics: dict[str, Any] = {}
         self._taken: dict[tuple[str, str], float] = {}
         limits = ViewLimits(stale_after=p.stale_after, invalid_after=p.invalid_after)
@@ -195,6 +187,10 @@ class DashboardNode(BessNode):
             'bess/msg/ModeState': (ModeState, qos.STATE, self._latest(view.update_mode)),
             'bess/msg/EnergyPlan': (EnergyPlan, qos.STATE, self._latest(view.update_plan)),
             'bess/msg/ForecastScores': (ForecastScores, qos.STATE, self._latest(view.update_scores)),
+            'bess/msg/ClimateZone': (ClimateZone, qos.STATE, self._decimated(view.update_zone)),
+            'bess/msg/TestState': (TestState, qos.STATE, self._care('test')),
+            'bess/msg/SystemInfo': (SystemInfo, qos.STATE, self._care('info')),
+            'bess/msg/FaultOverview': (FaultOverview, qos.STATE, self._care('overview')),
             'bess/msg/FaultArray': (FaultArray, qos.FAULTS, self._take_faults),
             'bess/msg/SystemState': (SystemState, qos.STATE, self._take_state),
             'bess/msg/Topology': (Topology, qos.STATE, self._take_topology),
@@ -212,6 +208,9 @@ class DashboardNode(BessNode):
     def _latest(self, update: Callable[[str, dict[str, Any]], None]) -> Callable[[str, Any], None]:
         return lambda name, message: update(name, self._values(message))
 
+    def _care(self, what: str) -> Callable[[str, Any], None]:
+        return lambda _, message: self.view.update_care(what, plain(message))
+
     def _due(self, kind: str, name: str) -> bool:
         now = self.clock.now()
         if now - self._taken.get((kind, name), -LEAST_INTERVAL) < LEAST_INTERVAL:
@@ -228,7 +227,7 @@ class DashboardNode(BessNode):
 
     def _take_state(self, _: str, message: Any) -> None:
         # Only changes are published, so that the stamp is a moment, not an age.
-        self.view.update_state(plain(message) | {'time': _wall(message.header.stamp)})
+        self.view.update_state(plain(message) | {'time': wall(message.header.stamp)})
 
     def _take_topology(self, _: str, message: Any) -> None:
         # Batteries come and go at run time; the site file said what there was at the start.
@@ -292,111 +291,3 @@ def battery_kinds(specs: Iterable[Any]) -> dict[str, str]:
             for part in whole.refs:
                 kinds.setdefault(part, 'pack')
     return kinds
-
-
-def plain(message: Any) -> dict[str, Any]:
-    """Fields of a message as plain values without header: stamps in epoch s, arrays as lists."""
-    fields = message.get_fields_and_field_types()
-    return {name: _plain(getattr(message, name)) for name in fields if name != 'header'}
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, 'nanosec'):
-        return _wall(value)
-    if hasattr(value, 'get_fields_and_field_types'):
-        return plain(value)
-    if isinstance(value, (str, bool, int, float)):
-        return value
-    return [_plain(v) for v in (value.tolist() if hasattr(value, 'tolist') else value)]
-
-
-def _wall(stamp: Any) -> float:
-    return join_stamp(stamp.sec, stamp.nanosec) if stamp.sec or stamp.nanosec else float('nan')
-
-
-class RosActions:
-    """Orders of users as service calls: asked in the web thread, called in the executor thread."""
-
-    def __init__(self, node: BessNode, timeout: float, site: str = 'site') -> None:
-        self._node = node
-        self._site = site  # name of the node that holds the state of the site
-        self._timeout = timeout  # s
-        self._service_clients: dict[str, Any] = {}
-        self._calls: list[_Call] = []
-
-    def start(self) -> Future[tuple[bool, str]]:
-        """Ask the site to run."""
-        return self._call(Trigger, f'{self._site}/start', Trigger.Request())
-
-    def stop(self) -> Future[tuple[bool, str]]:
-        """Ask the site to sleep."""
-        return self._call(Trigger, f'{self._site}/stop', Trigger.Request())
-
-    def set_mode(self, name: str) -> Future[tuple[bool, str]]:
-        """Ask for another control mode; '' = none."""
-        return self._call(SetMode, f'{self._site}/set_mode', SetMode.Request(mode=name))
-
-    def clear_fault(self, source: str, fault_id: str) -> Future[tuple[bool, str]]:
-        """Ask a node to clear a latched fault."""
-        return self._call(ClearFault, f'{source}/clear_fault', ClearFault.Request(id=fault_id))
-
-    def _call(self, kind: Any, name: str, request: Any) -> Future[tuple[bool, str]]:
-        done: Future[tuple[bool, str]] = Future()
-        done.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only answered
-        self._node.ctx.post(lambda: self._send(kind, name, request, done))
-        return done
-
-    def _send(self, kind: Any, name: str, request: Any, done: Future[tuple[bool, str]]) -> None:
-        try:
-            topic = self._node.ctx.topic(name)
-            if topic not in self._service_clients:
-                self._service_clients[topic] = self._node.create_client(kind, topic)
-            client = self._service_clients[topic]
-            call = _Call(
-                done,
-                self._node.clock.now() + self._timeout,
-                topic,
-                lambda: self._ask(client, request, call),
-            )
-            self._calls.append(call)
-            self.tick()
-        except Exception as error:
-            self._node.log.exception('order failed', service=name)
-            done.set_result((False, f'{type(error).__name__}: {error}'))
-
-    def _ask(self, client: Any, request: Any, call: _Call) -> bool:
-        if not client.service_is_ready():
-            return False
-        client.call_async(request).add_done_callback(partial(self._answered, call))
-        return True
-
-    def _answered(self, call: _Call, answer: Any) -> None:
-        if call.done.done():
-            return
-        if answer.exception() is not None:
-            call.done.set_result((False, str(answer.exception())))
-            return
-        result = answer.result()
-        accepted = result.accepted if hasattr(result, 'accepted') else result.success
-        call.done.set_result((bool(accepted), str(result.message)))
-
-    def tick(self) -> None:
-        """Send what waits for its service to appear, give up what waits too long."""
-        now = self._node.clock.now()
-        for call in self._calls:
-            if not call.sent and not call.done.done():
-                call.sent = call.send()
-            if now > call.deadline and not call.done.done():
-                why = 'did not answer' if call.sent else 'is not there'
-                call.done.set_result((False, f'{call.name} {why} within {self._timeout:g} s'))
-        self._calls = [c for c in self._calls if not c.done.done()]
-
-    def close(self) -> None:
-        """Answer everybody who waits, and drop the clients."""
-        for call in self._calls:
-            if not call.done.done():
-                call.done.set_result((False, 'the dashboard is being stopped'))
-        self._calls.clear()
-        for client in self._service_clients.values():
-            self._node.destroy_client(client)
-        self._service_clients.clear()

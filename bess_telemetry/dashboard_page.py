@@ -11,6 +11,7 @@ from nicegui import ui
 from starlette.requests import Request
 
 from bess_telemetry import site_words as words
+from bess_telemetry.care_cards import EventCard, InfoCard, ParameterCard, TestCard, ZoneRow
 from bess_telemetry.dashboard_parts import BatteryCard, CellCard, Chart, Decision, FaultRow, TreeRow
 from bess_telemetry.plan_card import ModeRow, PlanCard
 from bess_telemetry.power_picture import PowerPicture
@@ -50,6 +51,7 @@ class Page:
         self._view = server.view
         self._session = session
         self._mode: str | None = None  # as the site says
+        self._test_number = 0  # of the test that this page has started
         self._build_bar()
         with tag('main', 'page'):
             with tag('div', 'top'):
@@ -70,7 +72,8 @@ class Page:
                     with tag('section', 'card').props('data-test=faults'):
                         tag('h2', '', 'Faults')
                         self._faults = Listing(
-                            tag('div'), lambda key: FaultRow(key, self._clear_fault), 'No faults.'
+                            tag('div'), lambda key: FaultRow(key, self._clear_fault, self._acknowledge),
+                            'No faults.',
                         )
             tag('h2', 'group', 'Batteries')
             self._batteries = Listing(
@@ -97,6 +100,14 @@ class Page:
             self._charts = (power, soc)
             self._plans = Listing(tag('section', 'wide'), PlanCard)
             self._cells = Listing(tag('section', 'wide'), CellCard)
+            with tag('section', 'wide'):
+                with tag('section', 'card').props('data-test=climate') as self._climate:
+                    tag('h2', '', 'Climate')
+                    self._zones = Listing(tag('div'), ZoneRow)
+                self._test = TestCard(self._run_test, self._stop_test)
+                self._info = InfoCard()
+                self._events = EventCard(self._ask)
+                self._parameters = ParameterCard(self._ask, self._change_parameter, self._rollback)
 
     def _build_bar(self) -> None:
         with tag('header', 'bar'):
@@ -134,6 +145,16 @@ class Page:
         _fill(self._faults, snap['faults'], [FaultRow.key(f) for f in snap['faults']])
         _fill(self._tree, snap['tree'], [TreeRow.key(r) for r in snap['tree']])
         self._topology.set_visibility(bool(snap['tree']))
+        _fill(self._zones, snap['zones'], [z['name'] for z in snap['zones']])
+        self._climate.set_visibility(bool(snap['zones']))
+        self._test.update(snap['test'])
+        self._info.update(snap['info'])
+        self._parameters.card.set_visibility(snap['info'] is not None)  # both come from the system node
+        if self._test_number and snap['test'] is not None:
+            if snap['test']['id'] == self._test_number and snap['test']['state'] != 1:
+                self._test_number = 0
+            else:
+                self._server.actions.test_alive(self._test_number)
         for chart in self._charts:
             chart.update()
 
@@ -199,6 +220,34 @@ class Page:
                 f'clear {fault_id}', lambda: self._server.actions.clear_fault(source, fault_id)
             )
 
+    async def _acknowledge(self, source: str, fault_id: str) -> None:
+        await self._do(f'acknowledge {fault_id}', lambda: self._server.actions.acknowledge(source, fault_id))
+
+    async def _run_test(self, steps: list[str]) -> None:
+        text = (f'Run {", ".join(steps)}? The control mode steps back meanwhile. Limits and the emergency stop hold; '
+                'closing this page ends the test.')
+        if await self._confirm(text, 'Run'):
+            number = await self._do('test', lambda: self._server.actions.run_test(steps))
+            self._test_number = int(number) if number is not None else 0
+
+    async def _stop_test(self) -> None:
+        self._test_number = 0
+        await self._do('end of the test', self._server.actions.stop_test)
+
+    async def _change_parameter(self, name: str, value: str, comment: str) -> None:
+        what = f'set to {value}' if value else 'go back to the site file'
+        if await self._confirm(f'{name}: {what}? It takes effect when the site starts again.', 'Change'):
+            await self._do(f'change of {name}', lambda: self._server.actions.set_parameter(name, value, comment))
+
+    async def _rollback(self, revision: int) -> None:
+        if await self._confirm(f'All parameters as after revision {revision}?', 'Go back'):
+            await self._do(f'revision {revision}', lambda: self._server.actions.rollback(revision))
+
+    async def _ask(self, what: str, **fields: Any) -> list[Values]:
+        """Rows of a question; none, and the reason shown, when it fails."""
+        rows = await self._do('', lambda: getattr(self._server.actions, what)(**fields))
+        return list(rows or ())
+
     async def _confirm(self, question: str, yes: str, colour: str = 'primary') -> bool:
         with ui.dialog() as dialog, ui.card().props('data-test=confirm'):
             ui.label(question)
@@ -213,10 +262,11 @@ class Page:
         dialog.delete()
         return bool(answer)
 
-    async def _do(self, what: str, action: Callable[[], Future[tuple[bool, str]]]) -> None:
+    async def _do(self, what: str, action: Callable[[], Future[tuple[bool, Any]]]) -> Any:
+        """Do it with a valid login and show the answer ('' = only a refusal). Returns it; None when refused."""
         if not self._server.auth.session_valid(self._session):
             ui.navigate.to('/login')
-            return
+            return None
         try:
             accepted, message = await asyncio.wait_for(
                 asyncio.wrap_future(action()), self._server.action_timeout
@@ -226,12 +276,14 @@ class Page:
                 False,
                 f'no answer within {self._server.action_timeout:.0f} s; it may still happen',
             )
-        said = f': {message}' if message else ''
-        ui.notify(
-            f'{what} {"accepted" if accepted else "refused"}{said}',
-            type='positive' if accepted else 'negative',
-            timeout=4000 if accepted else 10000,
-        )
+        if what or not accepted:
+            said = f': {message}' if message else ''
+            ui.notify(
+                f'{what} {"accepted" if accepted else "refused"}{said}'.strip(),
+                type='positive' if accepted else 'negative',
+                timeout=4000 if accepted else 10000,
+            )
+        return message if accepted else None
 
 
 def _fill(listing: Listing[Any], values: list[Values], keys: list[str]) -> None:

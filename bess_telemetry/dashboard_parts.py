@@ -347,13 +347,21 @@ class _Step:
 class FaultRow:
     """One fault; a latched one can be cleared."""
 
-    def __init__(self, key: str, clear: Callable[[str, str], Awaitable[None]]) -> None:
-        source, fault_id, latched = json.loads(key)
+    def __init__(
+        self,
+        key: str,
+        clear: Callable[[str, str], Awaitable[None]],
+        acknowledge: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        source, fault_id, latched, open_ = json.loads(key)
         with tag('div', 'fault').props(f'data-test="fault-{source}-{fault_id}"'):
             self._severity = text('span', 'chip')
             with tag('div') as self._body:
                 self._text = text('div')
                 self._detail = text('div', 'small muted')
+            if open_:
+                seen = ui.button('Seen', on_click=lambda: acknowledge(source, fault_id))
+                seen.props('outline dense no-caps size=sm data-test=acknowledge').classes('q-px-sm')
             if latched:
                 button = ui.button('Clear', on_click=lambda: clear(source, fault_id))
                 button.props('outline dense no-caps size=sm data-test=clear').classes('q-px-sm')
@@ -370,6 +378,8 @@ class FaultRow:
         state = [] if fault.get('active', True) else ['cause is gone']
         if fault.get('latched'):
             state.append('latched')
+        if fault.get('acknowledged_by'):
+            state.append(f'seen by {fault["acknowledged_by"]}')
         when = f'since {at} ({words.age(fault["age"])})'
         about = [
             str(fault['source']),
@@ -383,7 +393,8 @@ class FaultRow:
     @staticmethod
     def key(fault: Values) -> str:
         """What makes it the same row."""
-        return json.dumps([fault['source'], fault['id'], bool(fault.get('latched'))])
+        open_ = bool(fault.get('can_acknowledge')) and not fault.get('acknowledged_by')
+        return json.dumps([fault['source'], fault['id'], bool(fault.get('latched')), open_])
 
 
 class Chart:

@@ -63,6 +63,8 @@ class SiteView:
         self._mode_states: dict[str, Values] = {}
         self._plans: dict[str, Values] = {}
         self._scores: dict[str, Values] = {}
+        self._zones: dict[str, Values] = {}
+        self._care: dict[str, Values] = {}
         self._faults: dict[str, list[Values]] = {}
         self._state: Values | None = None
         self._state_known = False
@@ -110,6 +112,15 @@ class SiteView:
     def update_scores(self, name: str, values: Mapping[str, Any]) -> None:
         """Latest `ForecastScores` fields of a mode."""
         self._put(self._scores, name, values)
+
+    def update_zone(self, name: str, values: Mapping[str, Any]) -> None:
+        """Latest `ClimateZone` fields."""
+        self._put(self._zones, str(values.get('name') or name), values)
+
+    def update_care(self, what: str, values: Mapping[str, Any]) -> None:
+        """Latest fields of 'test' (`TestState`), 'info' (`SystemInfo`) or 'overview' (`FaultOverview`)."""
+        with self._lock:
+            self._care[what] = dict(values)
 
     def update_faults(self, source: str, faults: Iterable[Mapping[str, Any]]) -> None:
         """All faults of one node (`FaultArray`); an empty list takes its faults away."""
@@ -196,6 +207,9 @@ class SiteView:
                 'mode_states': [m for m in self._all(self._mode_states, now, wall) if m.get('state') != 'off'],
                 'plans': [p | {'scores': self._scores.get(p['name'])} for p in self._all(self._plans, now, wall)],
                 'faults': self._fault_list(wall),
+                'zones': self._all(self._zones, now, wall),
+                'test': self._care.get('test'),
+                'info': self._care.get('info'),
                 'tree': [
                     {'quality': ''} | known.get(name, {}) | {'name': name, 'stem': stem, 'node_type': kind}
                     for stem, name, kind in self._tree
@@ -247,6 +261,9 @@ class SiteView:
 
     def _fault_list(self, wall: float) -> list[Values]:
         faults: list[Values] = []
+        overview = self._care.get('overview')
+        seen = {(e['fault']['source'], e['fault']['id']): e['acknowledged_by'] for e in (overview or {}).get(
+            'entries', ()) if e['acknowledged']}
         for source, entries in self._faults.items():
             for fault in entries:
                 since = float(fault.get('since', nan))
@@ -254,7 +271,9 @@ class SiteView:
                 faults.append(
                     {'source': source}
                     | fault
-                    | {'severity_name': severity, 'age': _age(wall, since)}
+                    | {'severity_name': severity, 'age': _age(wall, since),
+                       'acknowledged_by': seen.get((source, fault.get('id')), ''),
+                       'can_acknowledge': overview is not None}
                 )
         faults.sort(
             key=lambda f: (

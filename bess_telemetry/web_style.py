@@ -55,6 +55,9 @@ body{background:var(--bg);color:var(--text);font-size:14px;overflow-wrap:anywher
  .stack,.cards,.wide,.top{gap:8px}.bar{padding:8px;position:static}.bar .gap{display:none}
  .bar h1{flex:1 1 auto}
  .bar form{order:1}.bar .small{order:2}.bar .q-select{order:3;flex:1 1 150px;min-width:0}.bar .q-btn{order:4}}
+.care{padding:4px 0;border-top:1px solid var(--line)}
+.care:first-child{border-top:0}
+.scroll{max-height:320px;overflow:auto}
 .muted{color:var(--muted)}
 .small{font-size:12px}
 .row{display:flex;flex-wrap:wrap;gap:4px 10px;align-items:center}

@@ -1,4 +1,4 @@
-"""Climate node: zones of a profile over I/O modules, climate sensors and batteries; leased outputs; charge interlock."""  # noqa: E501
+"""Climate node: zones of a profile over I/O modules, climate devices and batteries; leased orders; interlock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from functools import partial
 from math import inf, isnan, nan
 from typing import Any, ClassVar
 
-from bess.msg import BatteryStatus, ClimateStatus, ClimateZone, IoStatus, OutputSetpoint, PowerProposal
+from bess.msg import (
+    BatteryStatus,
+    ClimateSetpoint,
+    ClimateStatus,
+    ClimateZone,
+    IoStatus,
+    OutputSetpoint,
+    PowerProposal,
+)
 from bess.srv import ForceClimate
 from bess_core import qos
 from bess_core.convert import site_time, stamp
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
-from bess_core.values import Quality, Severity
+from bess_core.values import ClimateMode, Quality, Severity
 
 from . import profile
-from .zone import OUTPUTS, Sample, Zone, ZoneOutput
+from .zone import OUTPUTS, Sample, Zone, ZoneOutput, device_order
 
 PRIORITY = 240  # above every mode and grid service, below what faults ask for
 
@@ -34,6 +42,9 @@ class ClimateParams:
     sensors: dict[str, Any] = param({}, '', 'zone -> list of sensors: "MODULE.INPUT" (degC) of an I/O module, or the '
                                     'name of a climate sensor or battery')
     outputs: dict[str, Any] = param({}, '', 'zone -> mapping of fan, heater, heater_board to "MODULE.OUTPUT"')
+    devices: dict[str, Any] = param({}, '', 'zone -> list of climate devices (air conditioners, heaters) that heat '
+                                    'and cool it: they are told mode and target temperature')
+    cooling: str = param('cool', '', 'mode of a device while the fan of its zone would run', choices=['cool', 'fan'])
     battery: str = param('', '', 'battery whose charging is bound by the zones; empty = none', ref='battery')
     interlock: list[str] = param([], '', 'zones that bind it; empty = all')
     period: float = param(1.0, 's', 'how often the outputs are decided', low=0.05, high=60.0)
@@ -41,7 +52,7 @@ class ClimateParams:
 
     def __post_init__(self) -> None:
         zones = {z.name: z for z in profile.load(self.profile)}
-        for name in (*self.sensors, *self.outputs, *self.interlock):
+        for name in (*self.sensors, *self.outputs, *self.devices, *self.interlock):
             if name not in zones:
                 raise ValueError(f'unknown zone {name!r}; {self.profile} has: {", ".join(zones)}')
         for name in zones:
@@ -53,6 +64,13 @@ class ClimateParams:
                 known = self.io if '.' in sensor else [*self.climate, *self.batteries]
                 if node not in known:
                     raise ValueError(f'sensors: {name}: {sensor!r} is not of {", ".join(known) or "any node given"}')
+        told: list[str] = []
+        for name, devices in self.devices.items():
+            if not isinstance(devices, list) or not all(isinstance(d, str) and d in self.climate for d in devices):
+                raise ValueError(f'devices: {name} needs a list of climate devices, named in `climate`, too')
+            told += devices
+        if twice := {d for d in told if told.count(d) > 1}:
+            raise ValueError(f'devices: {", ".join(sorted(twice))} cannot be told by two zones')
         for name, outputs in self.outputs.items():
             if not isinstance(outputs, Mapping):
                 raise ValueError(f'outputs: {name} is not a mapping')
@@ -76,12 +94,23 @@ class ClimateNode(BessNode):
         self._samples: dict[str, list[Sample]] = {}  # sensor -> values
         self._humidity: dict[str, float] = {}
         self._sequence = 0
+        self._turn = 0
         self.last: dict[str, ZoneOutput] = {}
         self._shown = {n: self.create_publisher(ClimateZone, f'~/zone_{n}', qos.STATE) for n in self._zones}
         self._orders = {n: self.create_publisher(OutputSetpoint, topic(f'{n}/output'), qos.SETPOINT) for n in p.io}
+        self._told = {d: self.create_publisher(ClimateSetpoint, topic(f'{d}/setpoint'), qos.SETPOINT)
+                      for devices in p.devices.values() for d in devices}
+        # A module keeps only the newest order: its outputs take turns, and each has one turn per period.
+        self._turns: dict[str, list[tuple[str, str, str]]] = {}  # module -> (zone, output, name)
+        for zone, outputs in p.outputs.items():
+            for output, target in outputs.items():
+                module, name = target.split('.')
+                self._turns.setdefault(module, []).append((zone, output, name))
+        self._most = max(map(len, self._turns.values()), default=1)
         self._proposals = self.create_publisher(PowerProposal, topic('proposals'), qos.EVENT)
         self._own: list[tuple[Callable[[Any], Any], Any]] = [
-            *((self.destroy_publisher, e) for e in (*self._shown.values(), *self._orders.values(), self._proposals)),
+            *((self.destroy_publisher, e) for e in (
+                *self._shown.values(), *self._orders.values(), *self._told.values(), self._proposals)),
             (self.destroy_service, self.create_service(ForceClimate, '~/force', self._on_force))]
         for names, kind, taken in ((p.io, IoStatus, self._on_io), (p.climate, ClimateStatus, self._on_climate),
                                    (p.batteries, BatteryStatus, self._on_battery)):
@@ -89,6 +118,7 @@ class ClimateNode(BessNode):
                 self._own.append((self.destroy_subscription, self.create_subscription(
                     kind, topic(f'{name}/status'), partial(taken, name), qos.MEASUREMENT)))
         self.every(p.period, self._tick, phase=1)
+        self.every(p.period / self._most, self._send, phase=2)
 
     def on_bess_deactivate(self) -> None:
         """Nothing: leases end, and each module sets its outputs to their safe values."""
@@ -148,21 +178,34 @@ class ClimateNode(BessNode):
                 barred.append(f'{name}: {next((r for r in out.reasons if r.startswith("no ")), "")}')
             self._shown[name].publish(self._message(name, out, sensors, now))
             if self.is_active:
-                self._order(name, out, now)
+                self._tell_devices(name, out, now)
         self.set_fault(bool(broken), 'climate.sensor', Severity.WARNING, '; '.join(broken))
         if p.battery:
             self.set_fault(bool(barred), 'climate.interlock', Severity.WARNING, '; '.join(barred))
             if barred and self.is_active:
                 self._bound('; '.join(barred), now)
 
-    def _order(self, zone: str, out: ZoneOutput, now: float) -> None:
-        for output, target in self.params.outputs.get(zone, {}).items():
-            module, name = target.split('.')
+    def _send(self, _: Tick) -> None:
+        """One order to each module."""
+        if not self.is_active or not self.last:
+            return
+        now, self._turn = self.clock.now(), self._turn + 1
+        for module, turns in self._turns.items():
+            zone, output, name = turns[self._turn % len(turns)]
             self._sequence += 1
-            message = OutputSetpoint(name=name, value=float(out.outputs[output]), source=self.get_name(),
-                                     lease=max(3.0 * self.params.period, 1.0), sequence=self._sequence)
+            message = OutputSetpoint(name=name, value=float(self.last[zone].outputs[output]), source=self.get_name(),
+                                     lease=max((2.0 + self._most) * self.params.period, 1.0), sequence=self._sequence)
             message.header.stamp = stamp(self.clock, now)
             self._orders[module].publish(message)
+
+    def _tell_devices(self, zone: str, out: ZoneOutput, now: float) -> None:
+        mode, target = device_order(self._zones[zone].params, out.outputs, ClimateMode[self.params.cooling.upper()])
+        for device in self.params.devices.get(zone, ()):
+            self._sequence += 1
+            message = ClimateSetpoint(mode=int(mode), temperature=float(target), source=self.get_name(),
+                                      lease=max(3.0 * self.params.period, 1.0), sequence=self._sequence)
+            message.header.stamp = stamp(self.clock, now)
+            self._told[device].publish(message)
 
     def _bound(self, why: str, now: float) -> None:
         zones = [o for n, o in self.last.items() if not self.params.interlock or n in self.params.interlock]

@@ -41,7 +41,8 @@ def load(name: str) -> tuple[ZoneParams, ...]:
 
 def parse(data: Any, where: str = 'profile') -> tuple[ZoneParams, ...]:
     """Zones from plain values: ``zones: {name: {fan: {...}, charge_min: 0, ...}}``. Raises `ProfileError`."""
-    if not isinstance(data, Mapping) or set(data) - {'description', 'zones'} or not isinstance(data.get('zones'), Mapping):  # noqa: E501
+    if (not isinstance(data, Mapping) or set(data) - {'description', 'zones'}
+            or not isinstance(data.get('zones'), Mapping)):
         raise ProfileError(f'{where}: needs "zones" (a mapping), and may have "description"')
     zones = []
     for name, values in data['zones'].items():

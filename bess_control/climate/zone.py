@@ -7,9 +7,11 @@ the greater danger. A force never switches a heater on that is over its limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
+
+from bess_core.values import ClimateMode
 
 OUTPUTS = ('fan', 'heater', 'heater_board')
 
@@ -233,3 +235,17 @@ class Zone:
                     f'{out.coldest:.1f} degC, at least {low + margin:g} degC' if out.coldest < low + margin else
                     f'{out.hottest:.1f} degC, at most {high - margin:g} degC'))
         out.charge_allowed, out.discharge_allowed = self._may['charge'], self._may['discharge']
+
+
+def device_order(zone: ZoneParams, outputs: Mapping[str, float], cooling: ClimateMode) -> tuple[ClimateMode, float]:
+    """Mode and target temperature (degC, NaN = none) of a climate device that does what a zone's outputs ask for.
+
+    The target is where the zone's own law ends, so that the device does not stop earlier. Heating goes first: a zone
+    whose coldest sensor is too cold and whose hottest is too warm must not be cooled further.
+    """
+    heat = [a.stop for n in ('heater', 'heater_board') if (a := getattr(zone, n)) is not None and outputs[n] > 0.0]
+    if heat:
+        return ClimateMode.HEAT, max(heat)
+    if zone.fan is not None and outputs['fan'] > 0.0:
+        return cooling, zone.fan.stop if cooling is ClimateMode.COOL else nan
+    return ClimateMode.OFF, nan

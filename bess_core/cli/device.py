@@ -56,11 +56,20 @@ class Watch:
         topic = f'{name}/status'
         self.kind = _kind(session, topic)
         self.last: Any = None
+        self.times: list[float] = []
         session.node.create_subscription(self.kind, topic, self._take, qos.MEASUREMENT)
 
     def _take(self, message: Any) -> None:
         self.last = message
         self.statuses.append(message)
+        self.times.append(time.monotonic())
+
+    def mean(self, seconds: float) -> float:
+        """Mean power of the last seconds, W; NaN unknown."""
+        since = time.monotonic() - seconds
+        recent = [m for t, m in zip(self.times, self.statuses, strict=True) if t >= since] or self.statuses[-1:]
+        values = [float(getattr(m, 'active_power', getattr(m, 'power', nan))) for m in recent]
+        return sum(values) / len(values) if values else nan
 
     def power(self) -> float:
         """Last measured power, W; NaN unknown."""
@@ -102,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         device = Watch(session, session.full_name(args.name, args.site))
         others = {what: Watch(session, session.full_name(name, args.site))
                   for what, name in (('battery', args.battery), ('meter', args.meter)) if name}
-        _look(session, device, args.seconds, say)
+        look(session, device, args.seconds, say)
         if args.power and device.kind.__name__ != 'InverterStatus':
             raise CliError('--power is for converters', 2)
         if args.power:
@@ -116,9 +125,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _look(session: Session, device: Watch, wait: float, say: Callable[..., None]) -> None:
+def look(session: Session, device: Watch, wait: float, say: Callable[..., None]) -> None:
+    """Watch a device for so many seconds and say the findings."""
     session.until(lambda: device.last is not None)
     device.statuses.clear()
+    device.times.clear()
     session.until(lambda: False, wait)
     kind = device.kind.__name__
     say(fresh(device.statuses, wait))

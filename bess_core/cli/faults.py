@@ -1,8 +1,9 @@
-"""`bess faults`: list the faults of the running sites; clear latched ones whose cause is gone."""
+"""`bess faults`: list the faults of the running sites; acknowledge them; clear latched ones whose cause is gone."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 from typing import Any
 
 from .session import (
@@ -23,6 +24,7 @@ EXAMPLES = """
   bess faults                              all faults, the worst first
   bess faults clear bms_a                  all latched faults of a node
   bess faults clear bms_a jbd.cell_overvoltage
+  bess faults ack jbd.cell_overvoltage     somebody has seen it, whichever node it is of; ack NODE ID, ack NODE, ack all
 A latched fault stays until it is cleared; clearing is refused while the cause is present.
 """
 
@@ -30,9 +32,11 @@ A latched fault stays until it is cleared; clearing is refused while the cause i
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, 'faults', 'list and clear faults', __doc__, EXAMPLES, run)
-    parser.add_argument('what', nargs='?', choices=['clear'], default=None, help='clear instead of list')
+    parser.add_argument('what', nargs='?', choices=['clear', 'ack'], default=None, help='instead of list')
     parser.add_argument('node', nargs='?', default='', metavar='NODE', help='node, e.g. bms_a or /home/bms_a')
     parser.add_argument('id', nargs='?', default='', metavar='ID', help='fault id; all of the node without')
+    parser.add_argument('--by', default='', help='who acknowledges (default: the user)')
+    parser.add_argument('--manager', default='fault_manager', help='name of the fault manager (default: %(default)s)')
     add_site(parser)
     add_json(parser)
 
@@ -41,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 when refused or when no site runs here."""
     if args.what == 'clear' and not args.node:
         raise CliError('clear needs the name of a node', 2)
+    if args.what == 'ack' and not args.node:
+        raise CliError('ack needs a fault id, a node, both, or all', 2)
     with open_session(args.timeout) as session:
+        if args.what == 'ack':
+            return _acknowledge(session, args)
         return _clear(session, args) if args.what == 'clear' else _list(session, args)
 
 
@@ -98,3 +106,18 @@ def _clear(session: Session, args: argparse.Namespace) -> int:
     answer = session.call(f'{node}/clear_fault', ClearFault, ClearFault.Request(id=args.id))
     values = {'node': node, 'id': args.id, 'accepted': answer.accepted, 'message': answer.message}
     return accepted(answer.accepted, f'{node}: {answer.message}', json_values=values if args.json else None)
+
+
+def _acknowledge(session: Session, args: argparse.Namespace) -> int:
+    from bess.srv import AcknowledgeFault
+
+    source, fault_id = args.node, args.id
+    if not fault_id and source == 'all':
+        source = ''
+    elif not fault_id and '.' in source:  # ids have dots, names of nodes have none
+        source, fault_id = '', source
+    manager = session.full_name(args.manager, args.site)
+    answer = session.call(f'{manager}/acknowledge', AcknowledgeFault, AcknowledgeFault.Request(
+        source=source.rsplit('/', 1)[-1], id=fault_id, by=args.by or getpass.getuser()))
+    values = {'source': source, 'id': fault_id, 'accepted': answer.accepted, 'message': answer.message}
+    return accepted(answer.accepted, answer.message, json_values=values if args.json else None)

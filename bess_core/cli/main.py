@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 COMMANDS = ('up', 'sim', 'status', 'watch', 'nodes', 'faults', 'mode', 'call', 'schedule', 'battery', 'tree',
             'partition', 'record', 'replay', 'doctor', 'inject', 'certs', 'private', 'probe', 'device', 'events',
-            'emergency', 'info', 'params')
+            'emergency', 'info', 'params', 'test', 'commission', 'climate')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ class Cabinet:
         self.node = graph.add(ClimateNode, 'climate', dict(PARAMS))
         self.outputs: dict[str, OutputSetpoint] = {}
         self.proposals: list[PowerProposal] = []
-        graph.peer.create_subscription(OutputSetpoint, 'io/output', self._on_output, qos.EVENT)
+        graph.peer.create_subscription(OutputSetpoint, 'io/output', self._on_output, qos.SETPOINT)
         graph.peer.create_subscription(PowerProposal, 'proposals', self.proposals.append, qos.EVENT)
         graph.up(self.node)
         self.zones = graph.listen(ClimateZone, 'climate/zone_cabinet', qos.STATE)
@@ -94,6 +94,8 @@ def test_force_by_service(graph: Any) -> None:
     ({'sensors': {'attic': ['io.t1']}}, 'unknown zone'), ({'sensors': {'cabinet': ['other.t1']}}, 'is not of io'),
     ({'sensors': {'cabinet': ['bms']}}, 'any node given'), ({'outputs': {'cabinet': {'pump': 'io.x'}}}, "no 'pump'"),
     ({'outputs': {'cabinet': {'fan': 'x'}}}, 'MODULE.OUTPUT'), ({'interlock': ['attic']}, 'unknown zone'),
+    ({'devices': {'attic': []}}, 'unknown zone'), ({'devices': {'cabinet': ['aircon']}}, 'list of climate devices'),
+    ({'climate': ['aircon'], 'devices': {'cabinet': ['aircon', 'aircon']}}, 'two zones'),
 ])
 def test_parameters_that_cannot_be(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -131,7 +131,8 @@ ROLES = {
     'GroupNode': 'aggregate', 'BmsPackNode': 'pack', 'PhysicalBatteryNode': 'logical battery', 'ClimateNode': 'climate',
     'CostSavingNode': 'cost saving', 'LimiterNode': 'limiter', 'EmergencyStopNode': 'emergency stop',
     'EventLogNode': 'event log', 'FaultManagerNode': 'fault manager', 'MonitorsNode': 'monitors',
-    'WatchdogNode': 'watchdog', 'StorageNode': 'storage unit', 'SystemNode': 'system', 'GpsDriverNode': 'GPS driver',
+    'WatchdogNode': 'watchdog', 'StorageNode': 'storage unit', 'SystemNode': 'system',
+    'TestControllerNode': 'test controller', 'GpsDriverNode': 'GPS driver',
     'CanBmsServerNode': 'CAN server', 'CellControllerNode': 'cell controller', 'Door': 'remote server',
     'AggregateNode': 'aggregate', 'Supervisor': 'supervisor', **HELPERS,
 }
