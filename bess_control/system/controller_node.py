@@ -284,8 +284,8 @@ class TestControllerNode(BessNode):
     def _powered_done(self, run: Run, step: Step, now: float) -> None:
         at = self._samples['time'][run.first:]
         shifted = [t - (run.step_started - run.started) for t in at]
-        rest = [self._samples[n][run.first:] for n in ('asked', 'granted', 'measured')]
-        result = analyse(shifted, *rest, run.measured_before, ramp=step.kind == 'ramp',
+        asked, granted, measured = (self._samples[n][run.first:] for n in ('asked', 'granted', 'measured'))
+        result = analyse(shifted, asked, granted, measured, run.measured_before, ramp=step.kind == 'ramp',
                          tolerance=self.params.tolerance, reason=self._trace.text)
         run.before = step.power
         self._next(run, result, now)

@@ -96,6 +96,7 @@ def check(steps: Sequence[Step], allowed: Allowed) -> str:
     state = allowed.state
     if state not in (SiteState.RUN, SiteState.SLEEP):
         return f'the site is in {state.name}: no test now'
+    state = SiteState(state)  # from here on it changes with the steps
     for number, s in enumerate(steps, 1):
         where = f'step {number} ({s.text})'
         if s.powered:

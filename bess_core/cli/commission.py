@@ -7,6 +7,7 @@ import getpass
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,10 @@ class Work:
             self._watches[name] = Watch(self.session, f'{self.space}/{name}')
         return self._watches[name]
 
+    @staticmethod
+    def _rests(watch: Watch) -> bool:
+        return watch.last is not None and abs(watch.power()) <= 100.0
+
     def _clock(self, _: str) -> list[Finding]:
         f = checks.clock()
         level = {'OK': OK, 'WARN': WARN, 'FAIL': FAIL}[f.level]
@@ -324,7 +329,7 @@ class Work:
                        f'in force after {time.monotonic() - at:.1f} s')]
         for name in (n.name for n in self.site.nodes if n.role == 'converter'):
             w = self._watch(name)
-            still = self.session.until(lambda w=w: w.last is not None and abs(w.power()) <= 100.0, 10.0)
+            still = self.session.until(partial(self._rests, w), 10.0)
             out.append(Finding(OK if still else FAIL, name, f'{w.power():.0f} W'))
         try:
             token = (self.folder / TOKEN).read_text(encoding='ascii').strip()

@@ -222,8 +222,8 @@ def plot(times: Sequence[float], asked: Sequence[float], measured: Sequence[floa
     for values, mark in ((asked, '.'), (measured, '*')):
         for t, v in zip(times, values, strict=True):
             if not isnan(v):
-                row = round((high - v) / span * (height - 1))
-                grid[row][round((t - times[0]) / length * (width - 1))] = mark
+                level = round((high - v) / span * (height - 1))
+                grid[level][round((t - times[0]) / length * (width - 1))] = mark
     zero = round(high / span * (height - 1))
     lines = []
     for i, row in enumerate(grid):
