@@ -26,6 +26,8 @@ _KINDS: dict[str, type[Driver | Battery | PartitionOwner | Mode | Manager]] = {
     'bms': Driver, 'meter': Meter, 'converter': Converter, 'partition': PartitionOwner, 'mode': Mode,
     'manager': Manager,
 }
+#: They look on, or act only when a person presses or starts something: without them the energies are the same.
+_ONLOOKERS = {'emergency_stop', 'fault_manager', 'event_log', 'system', 'test_controller'}
 _BATTERIES: dict[str, type[Battery]] = {'unit': Unit, 'aggregate': Aggregate}
 
 
@@ -37,6 +39,8 @@ class Chain:
         specs = simulated_specs(site, plant, config, tick)
         self.parts: dict[str, Any] = {}
         for spec in specs:
+            if spec.type in _ONLOOKERS:
+                continue
             if spec.role in _KINDS:
                 part: Any = _KINDS[spec.role](loop, spec)
             elif spec.role == 'battery' and spec.type in _BATTERIES:

@@ -101,7 +101,7 @@ def storage(graph: Any, **params: Any) -> tuple[Unit, Any, list[Any]]:
         'soc_monitor_interval': 0.1, 'system_fault_check_interval': 0.1, 'stop_timeout': 2.0, **params})
     graph.up(node)
     states = graph.listen(StorageState, 'store/state', qos.STATE)
-    graph.wait(lambda: unit._bms.get_subscription_count() and node._battery.quality is Quality.OK
+    graph.wait(lambda: states and unit._bms.get_subscription_count() and node._battery.quality is Quality.OK
                and node._bms.quality is Quality.OK, 'it listens')
     return unit, node, states
 
