@@ -36,7 +36,7 @@ lint: setup
 bench: setup
 	@$(PY) -m bench
 
-soak: setup
+soak: setup browser
 	@BESS_SOAK=1 $(PY) -m pytest --timeout 7200
 
 # On a machine with a sourced ROS 2 the build uses that and none of the wheels.

@@ -75,6 +75,7 @@ def test_a_unit_starts_and_recovers_by_itself(tmp_path: Path, soc: float, states
     assert max(powers) <= 2000.0 * 1.05, 'never above its rate'
     assert min(powers) > -200.0, 'nothing is discharged'
     if soc < 0.1:
-        # Where recovery ends; afterwards the state of charge falls slowly although nothing flows at the AC side.
+        # Where recovery ends. Afterwards the battery feeds the running converter's own loss: 0.62 % of 5 kW is 31 W,
+        # of 1 kWh 0.7 points in 14 min.
         assert 0.2 <= max(socs) < 0.24 and max(powers) > 1800.0
     assert abs(powers[-20]) < 150.0, 'holds at the end'
