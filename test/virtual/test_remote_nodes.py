@@ -100,7 +100,7 @@ def test_permissions_hold_per_client_and_battery_and_refusals_say_why(graph: Any
     heard: list[bytes | None] = []
     graph.wait(lambda: thief.ask('status', encode(Ask('house')), 1.0, heard.append), 'session')
     graph.wait(lambda: heard, 'end of the question')
-    assert heard == [None]
+    assert set(heard) == {None}  # waiting may have asked more than once
     thief.close()
 
 
