@@ -256,11 +256,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.node and hosts(site, args.process):
                 administrator = Administrator(container)
             alive.every(TELL_S, lambda _: container.tell(b'.'))
+            gc.collect()  # before devices are read: it takes long enough for a first reading to grow old
             if args.bring_up:
                 container.bring_up()
                 alive.every(RETRY_S, lambda _: container.bring_up())
             log.get(site.name).info('process started', process=process, nodes=len(specs), pid=os.getpid())
-            gc.collect()
             gc.freeze()  # what exists now stays: later collections need not walk it during a tick
             runtime.spin()
         finally:
