@@ -8,12 +8,12 @@ Where the BMS accepts balancing orders it also decides which cells are bled.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite, isnan, nan
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sensor_msgs.msg import BatteryState
@@ -22,6 +22,7 @@ from bess.msg import BalanceSetpoint, BatteryStatus, CellArray
 from bess.srv import GetStatus, SetContactor
 from bess_core import qos
 from bess_core.convert import battery_from_msg, battery_to_msg, battery_to_state, set_stamp, site_time
+from bess_core.files import replace_file
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
@@ -303,16 +304,11 @@ class SocNode(BessNode):
                 'quality': Quality(r.quality).name}
 
 
-def _store(file: Any, text: str) -> str:
+def _store(file: Path, text: str) -> str:
     """Replace the file as a whole; what went wrong, '' = nothing."""
-    temporary = file.with_suffix('.tmp')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open('w', encoding='ascii') as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
+        replace_file(file, text)
     except OSError as error:
         return f'{file}: {error.strerror or error}'
     return ''

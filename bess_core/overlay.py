@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .files import replace_file
+
 FILE = 'topology.json'
 MAX_BYTES = 1_000_000
 MAX_HISTORY = 1000  # older lines are dropped; the revision goes on counting
@@ -144,17 +146,7 @@ def write(state_dir: Path, overlay: Overlay, *, expected: int) -> None:
             found = read(state_dir).revision
             if found != expected:
                 raise ConflictError(found, expected)
-            temporary = path.with_suffix('.tmp')
-            with temporary.open('wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(state_dir, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(path, data)
     except OSError as error:
         raise OverlayError(f'{path}: cannot be written: {error.strerror or error}') from error
     except (TypeError, ValueError) as error:  # a YAML date, say

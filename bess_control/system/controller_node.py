@@ -248,7 +248,7 @@ class TestControllerNode(BessNode):
         asked = step.order(elapsed, run.before) if step.powered else nan
         self._sample(run, now, asked)
         if step.powered:
-            self._propose(asked, step, run)
+            self._propose(asked, LEASE_S, f'test {run.id} of {run.by}, {step.text}')
             if elapsed >= step.duration:
                 self._powered_done(run, step, now)
         else:
@@ -266,20 +266,16 @@ class TestControllerNode(BessNode):
                                 ('measured', m.measured)):
                 self._samples[name].append(value)
 
-    def _propose(self, power: float, step: Step, run: Run) -> None:
+    def _propose(self, power: float, lease: float, reason: str) -> None:
+        """Want a power (W) for so long (s); NaN = nothing any more."""
         message = PowerProposal(
             source=self.get_name(), battery=self.params.battery, priority=self.params.priority, min_power=-inf,
-            max_power=inf, preferred_power=float(power), preferred_reactive_power=nan, lease=LEASE_S,
-            reason=f'test {run.id} of {run.by}, {step.text}')
+            max_power=inf, preferred_power=float(power), preferred_reactive_power=nan, lease=lease, reason=reason)
         message.header.stamp = stamp(self.clock, self.clock.now())
         self._proposals.publish(message)
 
     def _withdraw(self) -> None:
-        message = PowerProposal(
-            source=self.get_name(), battery=self.params.battery, priority=self.params.priority, min_power=-inf,
-            max_power=inf, preferred_power=nan, preferred_reactive_power=nan, lease=0.05, reason='no test')
-        message.header.stamp = stamp(self.clock, self.clock.now())
-        self._proposals.publish(message)
+        self._propose(nan, 0.05, 'no test')
 
     def _powered_done(self, run: Run, step: Step, now: float) -> None:
         at = self._samples['time'][run.first:]

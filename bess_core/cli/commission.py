@@ -14,7 +14,7 @@ from typing import Any
 
 from . import checks
 from .commission_checks import FOLDER, OPEN, Item, Report, configured_limits, growing, load, signs
-from .device import LEASE_S, RENEW_S, Watch, look
+from .device import SOURCE, Watch, look, orders
 from .device_checks import FAIL, OK, SKIP, WARN, Finding, followed
 from .session import CliError, Session, add_command, add_json, add_timeout, open_session, print_json, seconds
 
@@ -29,7 +29,6 @@ starts it anew. The report is in the state folder of the site (commissioning/rep
 code is 0 when the site is commissioned, 1 when an item failed or is open.
 With --power the control mode is taken away meanwhile and given back afterwards; orders are leases of 2 s.
 """
-SOURCE = 'commissioning'
 WATCH_S = 3.0
 MEAN_S = 1.5
 REST_S = 15.0  # longest wait until nobody else commands a converter
@@ -258,7 +257,7 @@ class Work:
         watches = {what: self._watch(n) for what, n in names.items() if n}
         power = abs(self.args.power)
         device = watches['converter']
-        order = self._orders(name)
+        order = orders(self.session, f'{self.space}/{name}')
         try:
             # Whoever held it goes on until it is at rest, and its last lease has to end.
             end, holder = time.monotonic() + REST_S, ''
@@ -280,30 +279,6 @@ class Work:
         limited = [Finding(WARN, 'limits', limits)] if limits else []
         return [first, second, *limited, *signs(name, 2.0 * power, {
             what: (names[what], high[what] - low[what]) for what in watches})]
-
-    def _orders(self, name: str) -> Callable[[float, float], None]:
-        """A function that holds a power (W) at a converter for so many seconds."""
-        from bess.msg import PowerSetpoint
-
-        from .. import qos
-        from ..convert import wall_stamp
-
-        publisher = self.session.node.create_publisher(PowerSetpoint, f'{self.space}/{name}/setpoint', qos.SETPOINT)
-        if not self.session.until(lambda: publisher.get_subscription_count() > 0):
-            raise CliError(f'{name} takes no setpoints')
-        sequence = time.time_ns()  # above that of an earlier run whose lease may still last
-
-        def hold(power: float, wait: float) -> None:
-            nonlocal sequence
-            end = time.monotonic() + wait
-            while time.monotonic() < end:
-                sequence += 1
-                m = PowerSetpoint(power=power, reactive_power=nan, lease=LEASE_S, source=SOURCE, sequence=sequence)
-                m.header.stamp = wall_stamp(time.time())
-                publisher.publish(m)
-                self.session.until(lambda: False, min(RENEW_S, max(end - time.monotonic(), 0.01)))
-
-        return hold
 
     # -- emergency stop, recording
 

@@ -143,30 +143,39 @@ def look(session: Session, device: Watch, wait: float, say: Callable[..., None])
         say(Finding(FAIL, 'alarm', str(alarm)))
 
 
-def _steps(session: Session, device: Watch, others: dict[str, Watch], args: argparse.Namespace,
-           say: Callable[..., None]) -> None:
-    """Charge, discharge, zero."""
+def orders(session: Session, converter: str) -> Callable[[float, float], None]:
+    """`hold(power, seconds)`: keeps a power (W, + = charging) at a converter (its full name) for so long.
+
+    On leases of `LEASE_S`, so that it ends with this process. Raises `CliError` when nobody takes setpoints there.
+    """
     from bess.msg import PowerSetpoint
     from bess_core import qos
     from bess_core.convert import wall_stamp
 
-    power = abs(args.power)
-    tolerance = args.tolerance or max(0.2 * power, 50.0)
-    publisher = session.node.create_publisher(PowerSetpoint, f'{device.name}/setpoint', qos.SETPOINT)
+    publisher = session.node.create_publisher(PowerSetpoint, f'{converter}/setpoint', qos.SETPOINT)
     if not session.until(lambda: publisher.get_subscription_count() > 0):
-        raise CliError(f'{device.name} takes no setpoints')
+        raise CliError(f'{converter} takes no setpoints')
     sequence = time.time_ns()  # above that of an earlier run whose lease may still last
 
-    def hold(asked: float, wait: float) -> None:
+    def hold(power: float, wait: float) -> None:
         nonlocal sequence
         end = time.monotonic() + wait
         while time.monotonic() < end:
             sequence += 1
-            order = PowerSetpoint(power=asked, reactive_power=nan, lease=LEASE_S, source=SOURCE, sequence=sequence)
+            order = PowerSetpoint(power=power, reactive_power=nan, lease=LEASE_S, source=SOURCE, sequence=sequence)
             order.header.stamp = wall_stamp(time.time())
             publisher.publish(order)
             session.until(lambda: False, min(RENEW_S, max(end - time.monotonic(), 0.01)))
 
+    return hold
+
+
+def _steps(session: Session, device: Watch, others: dict[str, Watch], args: argparse.Namespace,
+           say: Callable[..., None]) -> None:
+    """Charge, discharge, zero."""
+    power = abs(args.power)
+    tolerance = args.tolerance or max(0.2 * power, 50.0)
+    hold = orders(session, device.name)
     hold(0.0, max(args.hold / 2, 1.0))
     holder = device.last.setpoint_source if device.last is not None else ''
     if holder != SOURCE:

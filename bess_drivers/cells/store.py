@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from math import isfinite, nan
 from pathlib import Path
+
+from bess_core.files import replace_file
 
 
 def load(path: Path, full: float) -> tuple[float, str]:
@@ -26,13 +27,8 @@ def save(path: Path, energy: float, full: float) -> str:
     """Store it; returns what went wrong, '' = nothing. An unknown energy is not stored."""
     if not isfinite(energy):
         return ''
-    temporary = path.with_name(path.name + '.new')
     try:
-        with temporary.open('w', encoding='ascii') as file:
-            json.dump({'energy_wh': energy, 'full_wh': full}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, json.dumps({'energy_wh': energy, 'full_wh': full}))
     except OSError as error:
-        return f'{path}: {error.strerror}'
+        return f'{path}: {error.strerror or error}'
     return ''
