@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isnan, nan
 from typing import NamedTuple
 
@@ -16,6 +17,22 @@ class Demand(NamedTuple):
     source: str
     lease: float  # s, how long the order below may last
     term: int = 0
+    given: float = nan  # s, when its owner gave the order behind it; NaN = there is none
+
+
+SAME_S = 1e-3  # orders of one owner that differ by less were given at one moment
+
+
+def apart(demands: Iterable[Demand]) -> bool:
+    """Whether an owner of several demands has renewed some of them and not the others: the rest is on its way.
+
+    Until it arrives, the sum of the demands is one of old and new orders, which nobody asked for.
+    """
+    given: dict[str, float] = {}
+    for demand in demands:
+        if demand.given == demand.given and abs(given.setdefault(demand.source, demand.given) - demand.given) > SAME_S:
+            return True
+    return False
 
 
 class Release:

@@ -307,8 +307,8 @@ class LogicalBatteryNode(BessNode):
         if order is not None:
             power = self.power_of_current(order.power) if order.is_current else order.power
             if isnan(power):
-                return Demand(0.0, nan, order.source, order.expires - now, order.term)
-            return Demand(power, order.reactive_power, order.source, order.expires - now, order.term)
+                return Demand(0.0, nan, order.source, order.expires - now, order.term, order.given)
+            return Demand(power, order.reactive_power, order.source, order.expires - now, order.term, order.given)
         if not len(self.schedule):
             return None
         if self.scheduling.unsaved(wall):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import partial
 from math import fsum, inf, nan
 from typing import Any, ClassVar
 
@@ -18,9 +19,10 @@ from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg
 from bess_core.node import SUCCESS, BessNode
+from bess_core.ticker import Handle
 from bess_core.values import BatteryReading, Quality, Severity
 
-from .demand import Demand
+from .demand import Demand, apart
 from .logical_battery_node import LogicalBatteryNode, SetpointSender
 from .partition import HOLD_TICKS, aged
 from .partition_answers_node import ledger_state
@@ -31,6 +33,7 @@ from .plan import Plan, over, total
 SAVE_S = 10.0
 LOOK_S = 0.5  # between looks whether the source is silent
 TELL_S = 1.0  # between ledger messages
+GATHER_S = 0.02  # how long orders that one owner gave at one moment are waited for
 COLLECT_S = 0.5  # after the end of a node
 DRIFT_WH, DRIFT_FRACTION = 100.0, 0.05  # what counter and integrated power may differ by in one period
 
@@ -57,6 +60,7 @@ class PartitionNode(BessNode):
         self.reasons: dict[str, str] = {}
         self._source = BatteryReading()
         self._send_posted = False
+        self._gathering: Handle | None = None
         self._booked = -inf
         self._dt = p.period
         self._in_force: dict[str, float] = {}
@@ -89,6 +93,7 @@ class PartitionNode(BessNode):
     def on_bess_cleanup(self) -> None:
         """Keep the ledgers."""
         if hasattr(self, '_desk'):
+            self._end_gathering()
             try:
                 self._desk.close()
             finally:  # also when the disk is full
@@ -173,7 +178,7 @@ class PartitionNode(BessNode):
         if self._partition.closed:
             self._check_drift()
             self._desk.save()
-        if self.is_active and self._requests:
+        if self.is_active and self._requests and not self._send_posted and self._gathering is None:
             self.send(now, only_changes=True)  # a drained child stops now, not at its next tick
         self.progress += 1
 
@@ -224,16 +229,32 @@ class PartitionNode(BessNode):
                 return
         else:
             self._requests[child] = demand
-        # Children that are ordered at the same moment change together: the sum of one old and one new request is
-        # what nobody asked for.
+        # Children that are ordered at the same moment change together, see `apart`.
         if not self._send_posted:
             self._send_posted = True
             self.ctx.post(lambda: self._guarded(self._send_soon))
 
     def _send_soon(self) -> None:
         self._send_posted = False
-        if hasattr(self, '_sender') and hasattr(self, '_partition'):
+        if not hasattr(self, '_sender') or not hasattr(self, '_partition'):
+            return
+        if not apart(self._requests.values()):
+            self._end_gathering()
             self.send(self.clock.now())
+        elif self._gathering is None:
+            self._gathering = self.ctx.ticker.every(GATHER_S, partial(self._guarded, self._gathered))
+
+    def _gathered(self, _: object) -> None:
+        """The other orders did not come in time: the owner orders its batteries one by one, or one was lost."""
+        if self._end_gathering():
+            self.send(self.clock.now())
+
+    def _end_gathering(self) -> bool:
+        """Whether orders were being gathered."""
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            gathering.cancel()
+        return gathering is not None
 
     def send(self, now: float, *, only_changes: bool = False) -> None:
         """Tell the source the sum of what the children may have."""

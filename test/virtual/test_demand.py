@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import nan
 
-from bess_virtual.demand import RELEASE_TICKS, Demand, Release
+from bess_virtual.demand import RELEASE_TICKS, Demand, Release, apart
 
 ASKED = Demand(1000.0, nan, 'manager', 2.0, 3)
 
@@ -33,3 +33,14 @@ def test_a_new_request_ends_the_release() -> None:
     zero = release.follow(ASKED, None, 'me')
     assert zero is not None
     assert zero.power == 0.0
+
+
+def test_orders_of_one_owner_given_at_different_moments_are_apart() -> None:
+    def demand(source: str, given: float) -> Demand:
+        return Demand(1.0, nan, source, 2.0, given=given)
+
+    assert not apart([])
+    assert not apart([demand('a', 5.0), demand('a', 5.0), demand('a', 5.0 + 1e-7)]), 'stamps are rounded to ns'
+    assert apart([demand('a', 5.0), demand('a', 5.1)]) and apart([demand('a', 5.1), demand('a', 5.0)])
+    assert not apart([demand('a', 5.0), demand('b', 5.1)]), 'two owners order when they like'
+    assert not apart([demand('a', 5.0), ASKED, demand('manager', nan)]), 'a schedule, or a zero of its own'

@@ -13,6 +13,7 @@ from test_virtual_nodes import Kind, make_partition
 from bess.msg import LedgerState
 from bess.srv import AddChild, EnergyStatement, GetLedgers, RemoveChild, ResizeChild
 from bess_core import qos
+from bess_virtual import partition_node
 from bess_virtual.partition_node import PartitionChildNode, PartitionNode
 
 
@@ -288,3 +289,31 @@ def test_promises_that_the_source_cannot_keep_are_a_fault(graph: Any) -> None:
     graph.wait(lambda: partition.faults.get('partition.promise') is None, 'gone')
 
 
+
+
+def both_at_400(graph: Any, given: float | None = None) -> tuple[Any, Kind, Kind, Any]:
+    partition, (house, grid), source = make_partition(graph)
+    one, two = Kind(graph, house, [source], 50.0), Kind(graph, grid, [source], 50.0)
+    for kind in (one, two):
+        kind.ask(400.0, lease=60.0, given=given)
+    graph.wait(lambda: source.power == pytest.approx(800.0), 'both charge')
+    return partition, one, two, source
+
+
+def test_orders_given_at_one_moment_are_never_added_to_older_ones(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_node, 'GATHER_S', 30.0)  # a machine of any slowness
+    partition, one, two, source = both_at_400(graph, graph.clock.now())
+    before = len(source.orders)
+    given = graph.clock.now()
+    one.ask(0.0, lease=60.0, given=given)
+    graph.wait(lambda: partition._requests['house'].power == 0.0, 'the first of two orders')
+    graph.settle(0.2)  # several ticks of the children and statuses of the source
+    two.ask(0.0, lease=60.0, given=given)
+    graph.wait(lambda: source.power == 0.0, 'both rest')
+    assert {round(o.power) for _, o in list(source.orders)[before:]} <= {800, 0}
+
+
+def test_an_order_that_others_do_not_follow_counts_after_a_moment(graph: Any) -> None:
+    _, one, _, source = both_at_400(graph)
+    one.ask(-100.0, lease=60.0)
+    graph.wait(lambda: source.power == pytest.approx(300.0), 'ordered one by one')

@@ -89,11 +89,13 @@ class Kind:
     def orders(self) -> int:
         return sum(len(b.orders) for b in self.below)
 
-    def ask(self, power: float, lease: float = 1.0, source: str = 'manager', sequence: int = 0) -> None:
+    def ask(self, power: float, lease: float = 1.0, source: str = 'manager', sequence: int = 0,
+            given: float | None = None) -> None:
         self._sequence += 1
         message = PowerSetpoint(power=power, reactive_power=nan, lease=lease, source=source,
                                 sequence=sequence or self._sequence)
-        message.header.stamp = stamp(self.graph.clock, self.graph.clock.now())
+        now = self.graph.clock.now()
+        message.header.stamp = stamp(self.graph.clock, now if given is None else given)
         self._setpoint.publish(message)
 
     def schedule(self, current: float, start: float, end: float) -> Any:
