@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Container:
         self._to_configure: list[Any] = []
         self._to_activate: list[Any] = []
         self._up = False
+        self._told: set[str] = set()  # faults the supervisor knows of
 
     def make(self, specs: Sequence[NodeSpec]) -> None:
         """Create nodes in the given order and let them be served."""
@@ -137,16 +138,53 @@ class Container:
             self._to_activate = [n for n in self._to_activate if n.trigger_activate() != SUCCESS]
             if not self._to_activate and not self._up:
                 self._up = True
-                self.tell(b'1')
+                self.tell('up')
                 log.get(self.site.name).info('nodes active', process=self.ctx.group, nodes=len(self.nodes))
         return [n.get_name() for n in self._to_configure or self._to_activate]
 
-    def tell(self, sign: bytes) -> None:
-        """A byte for the supervisor: b'1' all nodes are up, b'.' the executor lives."""
+    def start(self, then: Callable[[], object]) -> None:
+        """`bring_up`, one node after the other between what the executor has to do, and `then`.
+
+        What the first devices say meanwhile is handled, and does not grow old until the last node is up.
+        """
+        steps = self._steps()
+
+        def go() -> None:
+            if next(steps, self) is self:  # all had their turn
+                self.bring_up()
+                then()
+            else:
+                self.runtime.post(go)
+
+        self.runtime.post(go)
+
+    def _steps(self) -> Iterator[None]:
+        for node in list(self._to_configure):
+            if node.trigger_configure() == SUCCESS:
+                self._to_configure.remove(node)
+            yield
+        for node in [] if self._to_configure else list(self._to_activate):
+            if node.trigger_activate() == SUCCESS:
+                self._to_activate.remove(node)
+            yield
+
+    def tell_lives(self) -> None:
+        """Tell the supervisor that the executor lives, and faults that are new: what a middleware that discovers late
+        would miss."""
+        self.tell('lives')
+        for node in self.nodes:
+            for record in node.faults.records:
+                key = f'{record.source}/{record.id}'
+                if key not in self._told:
+                    self._told.add(key)
+                    self.tell(f'fault {key}')
+
+    def tell(self, line: str) -> None:
+        """A line for the supervisor: `up` (all nodes are), `lives` (the executor does), `fault NODE/ID`."""
         if self._ready_fd >= 0:
             # A full pipe (it is stopped) or a closed one (it is gone, `--supervised` sees to that) is no matter here.
             with suppress(BlockingIOError, BrokenPipeError):
-                os.write(self._ready_fd, sign)
+                os.write(self._ready_fd, f'{line}\n'.encode())  # at once or not at all: it is short
 
     def close(self) -> None:
         """Deactivate and clean up in reverse order, so that safe setpoints still go out; then end."""
@@ -255,16 +293,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             container.make(specs)
             if not args.node and hosts(site, args.process):
                 administrator = Administrator(container)
-            alive.every(TELL_S, lambda _: container.tell(b'.'))
+            alive.every(TELL_S, lambda _: container.tell_lives())
             gc.collect()  # before devices are read: it takes long enough for a first reading to grow old
+
+            def settled() -> None:
+                gc.freeze()  # what exists now stays: later collections need not walk it during a tick
+                if args.bring_up:
+                    alive.every(RETRY_S, lambda _: container.bring_up())
+
             if args.bring_up:
-                container.bring_up()
-                alive.every(RETRY_S, lambda _: container.bring_up())
+                container.start(settled)
+            else:
+                settled()
             log.get(site.name).info('process started', process=process, nodes=len(specs), pid=os.getpid())
-            gc.freeze()  # what exists now stays: later collections need not walk it during a tick
             runtime.spin()
         finally:
             log.get(site.name).info('process ends', process=process, signal=runtime.signal)
+            container.tell_lives()
             if administrator is not None:
                 administrator.end()
             container.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -60,16 +61,15 @@ class Runtime:
         return bool(self.stopped.done())
 
     def spin_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Handle callbacks until `done()` is true or the time is over; the last value of `done()`."""
-        import time
-
+        """Handle callbacks until `done()` is true or the time is over; whether it was."""
         deadline = time.monotonic() + timeout_s
-        while not done() and not self.stopped.done():
+        # What was true once is not asked again: it may not be true a moment later, or have an effect.
+        while not (reached := done()) and not self.stopped.done():
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             self.executor.spin_until_future_complete(self.stopped, timeout_sec=min(left, 0.02))
-        return done()
+        return reached
 
     def close(self) -> None:
         """Shut down; idempotent."""

@@ -26,6 +26,7 @@ from bess.msg import Heartbeat, SystemState
 
 from . import log, overlay, qos
 from .overlay import OverlayError
+from .shared_memory import remove_stale
 from .site import Site, SiteError
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S, STABLE_S = 0.1, 30.0, 60.0
@@ -50,8 +51,10 @@ class Group:
     restart_at: float = inf  # monotonic s from which the process is ended and started again, as ordered
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
     configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
-    told_fd: int = -1  # pipe from the process: b'1' once all its nodes are up, b'.' as long as its executor lives
-    told_at: float = 0.0  # monotonic s of the last byte; 0 = none yet
+    told_fd: int = -1  # pipe from the process: lines, see `Container.tell`
+    told_at: float = 0.0  # monotonic s of the last line; 0 = none yet
+    told: bytes = b''  # beginning of a line whose end is not here yet
+    faults: set[str] = field(default_factory=set)  # node/id of those it told of since the start of the site
 
 
 class Supervisor:
@@ -91,6 +94,11 @@ class Supervisor:
     def all_active(self) -> bool:
         """Whether every node of every group was brought up and its process lives."""
         return all(g.active and g.process is not None and g.process.poll() is None for g in self.groups.values())
+
+    @property
+    def faults(self) -> set[str]:
+        """Faults (node/id) that the processes told of since the start, gone ones too."""
+        return set().union(*(g.faults for g in self.groups.values()))
 
     @property
     def active_nodes(self) -> int:
@@ -157,6 +165,8 @@ class Supervisor:
 
     def _launch(self, group: Group) -> None:
         self._follow_topology()
+        if removed := remove_stale():  # of killed processes
+            self.log.info('stale shared memory removed', segments=removed)
         with self._lock:
             if self._cancelled.is_set():
                 return
@@ -168,7 +178,7 @@ class Supervisor:
             os.set_blocking(ready, False)
             if group.told_fd >= 0:
                 os.close(group.told_fd)
-            group.told_fd, group.told_at = ready, 0.0
+            group.told_fd, group.told_at, group.told = ready, 0.0, b''
             # An own session: Ctrl-C at the terminal reaches the supervisor only, which ends the groups in order.
             group.process = subprocess.Popen(
                 [*group.command, '--ready-fd', str(told)], start_new_session=True, pass_fds=(told,))
@@ -215,13 +225,18 @@ class Supervisor:
     def _listen(group: Group, now: float) -> None:
         """Take what the process says over its pipe: sooner than the middleware discovers its heartbeats."""
         try:
-            told = os.read(group.told_fd, 4096)
+            told = os.read(group.told_fd, 65536)
         except BlockingIOError:
             return
         if told:
             group.told_at = now
-        if b'1' in told:
-            group.configured.update(group.nodes)
+        *lines, group.told = (group.told + told).split(b'\n')
+        for line in lines:
+            word, _, rest = line.decode(errors='replace').partition(' ')
+            if word == 'up':
+                group.configured.update(group.nodes)
+            elif word == 'fault':
+                group.faults.add(rest)
 
     def _end(self, group: Group) -> None:
         process = group.process
@@ -234,6 +249,7 @@ class Supervisor:
             self.log.error('process does not end; killed', process=group.name, pid=process.pid)
             process.send_signal(signal.SIGKILL)
             process.wait()
+        self._listen(group, time.monotonic())  # its last words
 
 
 def memory_pss_mb(pid: int) -> float:

@@ -122,11 +122,11 @@ def share_rest(promises: Sequence[float], fractions: Sequence[float], asked: Seq
         if whole <= 0:  # only children without a fraction are left
             weights = [1.0] * len(weights)
             continue
-        level = rest / whole
-        content = [i for i in wanting if asked[i] - granted[i] <= weights[i] * level]
+        parts = {i: rest * (weights[i] / whole) for i in wanting}  # rest / whole overflows for tiny fractions
+        content = [i for i in wanting if asked[i] - granted[i] <= parts[i]]
         if not content:
             for i in wanting:
-                granted[i] += weights[i] * level
+                granted[i] += parts[i]
             return granted
         for i in content:
             rest -= asked[i] - granted[i]

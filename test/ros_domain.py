@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from bess_core.shared_memory import remove_stale
+
 DOMAINS = range(1, 100)  # their ports stay below the ones that the system gives out
 
 
@@ -23,5 +25,6 @@ def claim_domain() -> tuple[int, IO[str]]:
         except BlockingIOError:
             lock.close()
             continue
+        remove_stale()  # an earlier process of this domain may have been killed
         return domain, lock
     raise RuntimeError(f'all ROS domains are taken: {folder}')

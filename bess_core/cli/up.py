@@ -131,6 +131,7 @@ class _Up:
                 runtime.executor.remove_node(node)
                 node.destroy_node()
                 self._stop_bench()
+        summary.faults_seen |= supervisor.faults
         result = summary.result(active)
         if not self.args.json:
             print(f'ended in order: {result}')

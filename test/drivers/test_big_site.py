@@ -24,6 +24,7 @@ from can_bus import can_address, can_port  # noqa: F401 - says why when there is
 HERE = Path(__file__).parent
 TICK_S = 0.1
 GROWTH_MB = 8.0
+SLOW_S = 0.025  # a core of a small computer of today takes 10 to 20 ms
 
 
 def cores_used_by_others(children: list[int], before: Any = None) -> Any:
@@ -76,7 +77,19 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def seconds_per_million() -> float:
+    """What a million turns of a bare loop take here, at best: whether the figures below mean anything on this machine."""
+    best = float('inf')
+    for _ in range(5):
+        began = time.process_time()
+        for _ in range(1_000_000):
+            pass
+        best = min(best, time.process_time() - began)
+    return best
+
+
 def run(start: Callable[..., Any], folder: Path, seconds: float) -> None:
+    bare = seconds_per_million()
     ports = free_ports(CHANNELS)
     simulators, addresses = start('devices', folder)
     assert len(addresses) == BUSES
@@ -103,10 +116,13 @@ def run(start: Callable[..., Any], folder: Path, seconds: float) -> None:
                'waited s': round(waited, 2), 'others, cores': round(others, 2),
                'unavoidable': unavoidable}
     print(figures)
-    assert figures['missed'] <= unavoidable, figures
-    assert figures['ticks'] + figures['missed'] >= took / TICK_S - 2, figures
     assert after['memory'] - before['memory'] < GROWTH_MB, figures
     assert after['files'] <= before['files'] + 2 and after['threads'] <= before['threads'], figures
+    if (bare := max(bare, seconds_per_million())) > SLOW_S:
+        pytest.skip(f'a bare loop takes {bare * 1e3:.0f} ms per million turns here, above {SLOW_S * 1e3:.0f} ms: two '
+                    f'such cores cannot play 100 devices and the site besides; {figures}')
+    assert figures['missed'] <= unavoidable, figures
+    assert figures['ticks'] + figures['missed'] >= took / TICK_S - 2, figures
     # Every device is polled on its grid (meters 0.5 s, batteries and converter 0.2 s), none is starved.
     for name, number in polls.items():
         assert number >= took / (0.5 if name.startswith('meter') else 0.2) * 0.9 - unavoidable, (name, number, figures)

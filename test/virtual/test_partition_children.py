@@ -8,7 +8,7 @@ from math import fsum, nan
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bess_core.values import BatteryReading, Contactor, Mode, Quality
@@ -79,6 +79,8 @@ power = st.one_of(st.just(0.0), st.floats(0.1, 1e4))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
+@example([(0.0, 2.225073858507203e-309, 1.0)], 0.5)
+@example([(0.0, 2.225073858507203e-309, 1.0), (0.5, 0.0, 0.0)], 1.0)
 @given(st.lists(st.tuples(power, st.floats(0, 1), power), min_size=1, max_size=6), power)
 def test_promises_hold_whatever_the_others_ask(children, total):
     promises, fractions, asked = (list(c) for c in zip(*children, strict=True))
