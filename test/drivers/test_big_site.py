@@ -78,7 +78,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def seconds_per_million() -> float:
-    """What a million turns of a bare loop take here, at best: whether the figures below mean anything on this machine."""
+    """What a million turns of a bare loop take at best: whether the figures mean anything on this machine."""
     best = float('inf')
     for _ in range(5):
         began = time.process_time()
