@@ -343,10 +343,15 @@ class RunningSite:
         return all(abs(power) <= tolerance for power in self.inverter_powers().values())
 
     def orders(self, inverter: str, since: float = 0.0) -> list[tuple[float, int]]:
-        """(monotonic s, W) of the powers written to an inverter: 704 WSet, its only point of two registers."""
+        """(monotonic s, W) of the powers written to an inverter: 704 WSet.
+
+        WSetRvrt and WSetRvrtTms have two registers as well, at higher addresses.
+        """
+        pairs = [w for w in self.device(inverter).writes() if len(w['values']) == 2]
+        power_at = min((w['address'] for w in pairs), default=0)
         out = []
-        for write in self.device(inverter).writes():
-            if write['time'] > since and len(write['values']) == 2:
+        for write in pairs:
+            if write['time'] > since and write['address'] == power_at:
                 high, low = write['values']
                 out.append((float(write['time']), (high << 16 | low) - (1 << 32 if high & 0x8000 else 0)))
         return out
