@@ -77,12 +77,13 @@ def site_table(observer: SiteObserver) -> str:
 
 
 def brief(observer: SiteObserver) -> str:
-    """One line for a log: state, grid, batteries."""
+    """One line for a log: state, meters, batteries."""
     state = next((STATES[s.message.state] for s in observer.states.values()), '?')
-    meter = next((watts(s.message.active_power) for s in observer.meters.values()), '-')
+    meters = ', '.join(f'{n.rsplit("/", 1)[-1]} {watts(s.message.active_power)}'
+                       for n, s in sorted(observer.meters.items()))
     units = ', '.join(f'{n.rsplit("/", 1)[-1]} {percent(s.message.soc)} {watts(s.message.power)}'
                       for n, s in sorted(observer.batteries.items()))
-    return f'{state}: grid {meter}; {units}; faults {len(observer.faults)}'
+    return f'{state}: {meters or "no meter"}; {units or "no battery"}; faults {len(observer.faults)}'
 
 
 def plain(message: Any) -> Any:

@@ -866,3 +866,19 @@ def serve() -> None:
 
 if __name__ == '__main__':
     serve()
+
+
+def test_the_line_for_a_log_names_each_meter() -> None:
+    from types import SimpleNamespace
+
+    from bess_core.cli.render import brief
+
+    def seen(**fields: float) -> SimpleNamespace:
+        return SimpleNamespace(message=SimpleNamespace(**fields))
+
+    observer = SimpleNamespace(
+        states={'/home': seen(state=1)}, faults=[], batteries={'/home/all': seen(soc=0.5, power=-429.0)},
+        meters={'/home/pv_meter': seen(active_power=-108.0), '/home/meter': seen(active_power=23.0)})
+    assert brief(observer) == 'RUN: meter 23 W, pv_meter -108 W; all 50.0 % -429 W; faults 0'  # type: ignore[arg-type]
+    empty = SimpleNamespace(states={}, faults=[], batteries={}, meters={})
+    assert brief(empty) == '?: no meter; no battery; faults 0'  # type: ignore[arg-type]
