@@ -595,7 +595,7 @@ def test_watch_topic_and_cells(bess: Any) -> None:
     lost = bess('watch', '--cells', 'bms_b', '--timeout', '0.3')
     assert lost.code == 1 and '/home/bms_a' in lost.err
     lines = bess('watch', '--for', '0.3', '--period', '0.1').out.splitlines()
-    assert len(lines) == 3 and 'RUN: grid 1.23 kW; house 50.0 % -250 W; faults 1' in lines[-1]
+    assert len(lines) == 3 and 'RUN: meter 1.23 kW; house 50.0 % -250 W; faults 1' in lines[-1]
 
 
 def test_schedule(bess: Any) -> None:
