@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from math import inf, isnan, nan
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from std_srvs.srv import Trigger
 from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
 from bess_core import qos
 from bess_core.convert import battery_from_msg, meter_from_msg, site_time, stamp
+from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, param
@@ -58,7 +60,8 @@ class PowerManagerNode(BessNode):
         self._was_asked = False
         self.late_ticks = 0
         self.missed_ticks = 0
-        self._stopped_until_start = ''
+        self._file = self.ctx.state_dir / f'{self.get_name()}.json'
+        self._stopped, self._stopped_at = self._restore()  # by what, '' = not; when (epoch s)
         self._sender = SetpointSender(self, p.battery, p.lease)
         self._trace = self.create_publisher(DecisionTrace, '~/trace', qos.EVENT)
         topic = self.ctx.topic
@@ -72,10 +75,6 @@ class PowerManagerNode(BessNode):
                 self.create_subscription(MeterStatus, topic(f'{p.meter}/status'), self._on_meter, qos.MEASUREMENT))
         self._stop_service = self.create_service(Trigger, '~/stop', self._on_stop)
         self.every(p.tick_s, self._tick, phase=1)
-
-    def on_bess_activate(self) -> None:
-        """Orders go out from now on."""
-        self._stopped_until_start = ''
 
     def on_bess_deactivate(self) -> None:
         """A last order of zero."""
@@ -99,16 +98,43 @@ class PowerManagerNode(BessNode):
         self._meter = meter_from_msg(message, self.clock)
 
     def _on_state(self, message: SystemState) -> None:
-        self._state, self._cause = SiteState(message.state), message.cause
-        if self._state is SiteState.RUN:
-            self._stopped_until_start = ''
+        before, self._state, self._cause = self._state, SiteState(message.state), message.cause
+        since = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        # Entered anew: a RUN that is only told again, to a new process or with another mode, ends no stop.
+        if self._stopped and self._state is SiteState.RUN and (
+                since > self._stopped_at or before not in (SiteState.RUN, SiteState.INIT)):
+            self._keep_stop('')
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Zero from the next tick on, whatever the site's state, until the site enters RUN anew."""
-        self._stopped_until_start = 'stop service'
+        self._keep_stop('stop service')
         response.success, response.message = True, 'zero from the next tick on; start the site to go on'
         self.log.info('stopped by service')
         return response
+
+    def _keep_stop(self, by: str) -> None:
+        """In force first, then on the disk: it outlives this process."""
+        self._stopped, self._stopped_at = by, self.clock.wall()
+        try:
+            if by:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self._file, json.dumps({'stopped': by, 'at': self._stopped_at}))
+            else:
+                self._file.unlink(missing_ok=True)
+        except OSError as error:
+            self.raise_fault('power_manager.save', Severity.ERROR, f'{self._file} cannot be written: {error}')
+        else:
+            self.clear_fault('power_manager.save')
+
+    def _restore(self) -> tuple[str, float]:
+        try:
+            saved = json.loads(self._file.read_text(encoding='utf-8'))
+            return str(saved['stopped']), float(saved['at'])
+        except FileNotFoundError:
+            return '', 0.0
+        except (OSError, ValueError, KeyError, TypeError) as error:  # it is only there after a stop
+            self.log.warning('the stored stop cannot be read; it stays in force', reason=str(error))
+            return 'stop before the restart', self.clock.wall()
 
     def _on_proposal(self, message: PowerProposal) -> None:
         now = self.clock.now()
@@ -131,8 +157,8 @@ class PowerManagerNode(BessNode):
         self._book.expire(now)
         state: SiteState | bool = self._state
         cause = self._cause
-        if self._stopped_until_start:
-            state, cause = False, self._stopped_until_start
+        if self._stopped:
+            state, cause = False, self._stopped
         elif not self.is_active:
             state, cause = False, 'power manager is not active'
         decision = self._manager.tick(now, self._book, self._battery, self._meter, state, tick.late, cause)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from functools import partial
-from math import inf, isfinite
+from math import inf
 from typing import Any, ClassVar
 
 from lifecycle_msgs.msg import State, Transition
@@ -18,15 +17,18 @@ from bess.srv import SetMode, SleepTimer
 from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import wall_stamp
-from bess_core.node import BessNode
+from bess_core.files import replace_file
+from bess_core.node import SUCCESS, BessNode
 from bess_core.params import extract, param
+from bess_core.site import DRIVEN
 from bess_core.ticker import Tick
 from bess_core.values import Severity
 
+from .leaving import Leaving
+from .site_demand import Demand
 from .site_journal import SiteJournal
-from .site_state import Reply, SiteMachine, SiteParams, SiteState
+from .site_state import LEAVING, Reply, SiteMachine, SiteParams, SiteState
 from .storage_node import parts
-from .words import watts
 
 ANSWER_S = 2.0  # a lifecycle request without an answer for so long may be sent again
 
@@ -55,6 +57,8 @@ class SiteNodeParams(SiteParams):
     leave_delay: float = param(2.0, 's', 'time between REBOOT and the command, in which all goes to zero',
                                low=0.1, high=60.0)
     reboot_command: list[str] = param([], '', 'program and arguments that restart the machine; empty = refused')
+    leave_timeout: float = param(60.0, 's', 'a RESTART or REBOOT that has not ended this process after so long has '
+                                 'failed: the site goes on as before', low=5.0, high=3600.0)
 
 
 class SiteNode(BessNode):
@@ -68,7 +72,7 @@ class SiteNode(BessNode):
         nodes = ctx.site.nodes if ctx.site is not None else ()
         required = [n.name for n in nodes if n.required and n.name != name]
         modes = [n.name for n in nodes if n.role == 'mode']
-        self._driven = {n.name: n.role for n in nodes if n.role in ('converter', 'mode', 'storage')}
+        self._driven = {n.name: n.role for n in nodes if n.role in DRIVEN}
         # A storage node switches its own converter; the site only sees to it when that node is gone.
         self._switched_by = {parts(n.params, ctx.site)[1]: n.name for n in nodes if n.role == 'storage'}
         self._idle_batteries = list(parameters.idle_batteries) or [n.params.battery for n in nodes
@@ -76,19 +80,20 @@ class SiteNode(BessNode):
         self._file = ctx.state_dir / f'{name}.json'
         self._machine = SiteMachine(
             extract(SiteParams, parameters), required, modes, parameters.mode, self.clock.now(), parameters.modes)
-        self._restore()
+        self._resumed = self._restore()
 
     def on_bess_configure(self) -> None:
         """Offer the services, watch the nodes."""
         self._seen: dict[str, tuple[float, int]] = {}  # node -> (when, lifecycle state)
         self._asked: dict[str, tuple[float, int]] = {}  # node -> (when, transition)
-        self._latched: set[str] = set()
+        self._latched: set[str] = set(self._machine.critical)
         self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
         self._state = self.create_publisher(SystemState, self.ctx.topic('system_state'), qos.STATE)
         self._transitions = self.create_publisher(SystemState, self.ctx.topic('site_transitions'), qos.TRANSITIONS)
         self._journal = SiteJournal(self.ctx.state_dir / f'{self.name}_states.jsonl')
-        self._demands: dict[str, tuple[float, str]] = {}  # who -> (until when, what) is asked or flows
-        self._left = False
+        p = self.params
+        self._demand = Demand(p.idle_power, p.wake_ahead, p.timeout)
+        self._leaving = Leaving(p.reboot_command, p.leave_delay, p.leave_timeout)
         self._switch_told: bool | None = None
         self._switch_asked = -inf
         self._own: list[Any] = [
@@ -99,7 +104,6 @@ class SiteNode(BessNode):
                                        partial(self._on_battery, name), qos.MEASUREMENT)
               for name in self._idle_batteries),
         ]
-        p = self.params
         if p.wake_meter:
             self._own.append(self.create_subscription(
                 MeterStatus, self.ctx.topic(f'{p.wake_meter}/status'), self._on_meter, qos.MEASUREMENT))
@@ -116,8 +120,10 @@ class SiteNode(BessNode):
             name: self.create_client(ChangeState, self.ctx.topic(f'{name}/change_state')) for name in self._driven
         }
         self._switch = self.create_client(SetBool, self.ctx.topic(p.sleep_switch)) if p.sleep_switch else None
-        self.every(self.params.period, self._look, phase=2)
+        self.every(p.period, self._look, phase=2)
         self._publish_state()
+        self._apply(self._resumed)
+        self._resumed = Reply(True, '')
 
     def on_bess_cleanup(self) -> None:
         """Take everything back."""
@@ -127,9 +133,8 @@ class SiteNode(BessNode):
             self.destroy_service(service)
         for client in getattr(self, '_lifecycle', {}).values():
             self.destroy_client(client)
-        switch = getattr(self, '_switch', None)
-        if switch is not None:
-            self.destroy_client(switch)
+        if getattr(self, '_switch', None) is not None:
+            self.destroy_client(self._switch)
             self._switch = None
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:
@@ -153,6 +158,8 @@ class SiteNode(BessNode):
         for key in known - latched.keys():
             self._latched.discard(key)
             self._apply(self._machine.fault_cleared(key, now))
+        if latched.keys() != known:
+            self._save()
 
     def _look(self, _: Tick) -> None:
         if not self.is_active:
@@ -179,7 +186,7 @@ class SiteNode(BessNode):
                 self._apply(self._machine.node_active(name, now))
             elif not alive and name not in missing:
                 self._apply(self._machine.node_lost(name, now, 'silent' if state == 0 else 'not configured'))
-        self._apply(self._machine.look(now, self._demand(now)))
+        self._apply(self._machine.look(now, self._demand.text(now)))
         self._drive(now)
         self._drive_switch(now)
         self._leave(now)
@@ -206,23 +213,33 @@ class SiteNode(BessNode):
             at, last = self._asked.get(name, (-inf, -1))
             if last == transition and now - at < ANSWER_S:
                 continue
-            client = self._lifecycle[name]
-            if not client.service_is_ready():
-                continue
             self._asked[name] = (now, transition)
-            request = ChangeState.Request()
-            request.transition.id = transition
-            client.call_async(request).add_done_callback(partial(self._on_changed, name, transition))
+            node = self.ctx.nodes.get(name)
+            if node is not None:  # of this process: done when this returns
+                self._changed(name, transition, (
+                    node.trigger_activate() if wanted else node.trigger_deactivate()) == SUCCESS)
+            elif (client := self._lifecycle[name]).service_is_ready():
+                request = ChangeState.Request()
+                request.transition.id = transition
+                client.call_async(request).add_done_callback(partial(self._on_changed, name, transition))
+            else:
+                del self._asked[name]
 
     def _lifecycle_of(self, name: str) -> int:
-        """Lifecycle state: exact for a node of this process, by heartbeat otherwise."""
+        """Lifecycle state: exact for a node of this process, by heartbeat otherwise; 0 = silent."""
         node = self.ctx.nodes.get(name)
-        return node.lifecycle_id if node is not None else self._seen.get(name, (-inf, 0))[1]
+        if node is not None:
+            return int(node.lifecycle_id)
+        at, state = self._seen.get(name, (-inf, 0))
+        return state if self.clock.now() - at <= self.params.timeout else 0
 
     def _on_changed(self, name: str, transition: int, future: Any) -> None:
-        self._asked.pop(name, None)
         result = future.result()
-        ok = result is not None and result.success
+        self._changed(name, transition, result is not None and result.success)
+
+    def _changed(self, name: str, transition: int, ok: bool) -> None:
+        if ok:  # otherwise it is asked again after ANSWER_S
+            self._asked.pop(name, None)
         self.set_fault(not ok, f'site.drive.{name}', Severity.ERROR, f'{name}: transition {transition} failed')
         if ok and name in self._seen:
             active = transition == Transition.TRANSITION_ACTIVATE
@@ -233,11 +250,11 @@ class SiteNode(BessNode):
         if reply.transition is not None:
             t = reply.transition
             self.log.info('site state', state=t.state.name, previous=t.previous.name, cause=t.cause)
+            self._drive(self.clock.now())  # first: who hears of RUN may command at once
             self._save()
             self._publish_state()
             self._transitions.publish(self._state_message)
             self._write_journal(t)
-            self._drive(self.clock.now())
         return reply
 
     def _write_journal(self, transition: Any) -> None:
@@ -251,31 +268,16 @@ class SiteNode(BessNode):
     # -- idle, sleep, leaving ----------------------------------------------------------------------
 
     def _on_battery(self, name: str, m: BatteryStatus) -> None:
-        now, least = self.clock.now(), self.params.idle_power
-        until = now + self.params.timeout
-        self._demands.pop(f'{name} planned', None)
-        if abs(m.setpoint) > least:
-            self._demands[name] = (until, f'{m.setpoint_source or name} asks {watts(m.setpoint)}')
-        elif abs(m.power) > least:
-            self._demands[name] = (until, f'{name} is at {watts(m.power)}')
         at = m.next_change.sec + 1e-9 * m.next_change.nanosec
-        if abs(m.next_power) > least and 0.0 < at <= self.clock.wall() + self.params.wake_ahead:
-            self._demands[f'{name} planned'] = (until, f'{name} has {watts(m.next_power)} planned')
+        self._demand.battery(name, m.setpoint, m.setpoint_source, m.power, self.clock.now())
+        self._demand.plan(name, m.next_power, at - self.clock.wall() if at else inf, self.clock.now())
 
-    def _on_proposal(self, message: PowerProposal) -> None:
-        if abs(message.preferred_power) > self.params.idle_power and isfinite(message.lease):
-            self._demands[message.source] = (self.clock.now() + min(message.lease, 60.0),
-                                             f'{message.source} asks {watts(message.preferred_power)}')
+    def _on_proposal(self, m: PowerProposal) -> None:
+        self._demand.proposal(m.source, m.preferred_power, m.lease, self.clock.now())
 
-    def _on_meter(self, message: MeterStatus) -> None:
-        if message.quality == MeterStatus.QUALITY_OK and abs(message.active_power) > self.params.wake_power:
-            self._demands[self.params.wake_meter] = (
-                self.clock.now() + self.params.timeout,
-                f'{self.params.wake_meter} is at {message.active_power:.0f} W')
-
-    def _demand(self, now: float) -> str:
-        self._demands = {who: d for who, d in self._demands.items() if d[0] > now}
-        return next((what for _, what in self._demands.values()), '')
+    def _on_meter(self, m: MeterStatus) -> None:
+        if m.quality == MeterStatus.QUALITY_OK:
+            self._demand.meter(self.params.wake_meter, m.active_power, self.params.wake_power, self.clock.now())
 
     def _drive_switch(self, now: float) -> None:
         """The relay that lets batteries sleep: on when all converters are off, off as soon as the site wakes."""
@@ -304,23 +306,28 @@ class SiteNode(BessNode):
         return response
 
     def _on_leave(self, target: SiteState, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if target is SiteState.REBOOT and not self.params.reboot_command:
+        p = self.params
+        if target is SiteState.REBOOT and not p.reboot_command:
             response.message = 'refused: no reboot_command is configured'
             return response
-        reply = self._apply(self._machine.leave(target, self.clock.now()))
+        reply = self._machine.leave(target, self.clock.now())
+        if reply.accepted:
+            self._leaving = Leaving(p.reboot_command, p.leave_delay, p.leave_timeout)
+            self.clear_fault('site.reboot')
+            self.clear_fault('site.restart')
+        self._apply(reply)
         response.success, response.message = reply.accepted, reply.message
         return response
 
     def _leave(self, now: float) -> None:
         """REBOOT: the command, once, when all has gone to zero. RESTART is the supervisor's, who hears the state."""
         m = self._machine
-        if m.state is not SiteState.REBOOT or self._left or now - m.since < self.params.leave_delay:
+        if m.state not in LEAVING:
             return
-        self._left = True
-        try:
-            subprocess.Popen(list(self.params.reboot_command), start_new_session=True, stdin=subprocess.DEVNULL)
-        except OSError as error:
-            self.raise_fault('site.reboot', Severity.ERROR, f'reboot_command failed: {error}')
+        failed = self._leaving.look(m.state is SiteState.REBOOT, now - m.since)
+        if failed:
+            self.raise_fault(f'site.{m.state.name.lower()}', Severity.ERROR, f'{m.state.name} failed: {failed}')
+            self._apply(m.leave_failed(failed, now))
 
     def _publish_state(self) -> None:
         m = self._machine
@@ -374,25 +381,18 @@ class SiteNode(BessNode):
 
     def _save(self) -> None:
         self.ctx.state_dir.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix('.tmp')
-        m = self._machine
-        temporary.write_text(json.dumps({'wants_run': m.wants_run, 'mode': m.mode, 'beside': list(m.beside)}))
-        temporary.replace(self._file)
+        replace_file(self._file, json.dumps(self._machine.saved(self.clock.to_wall)))
 
-    def _restore(self) -> None:
+    def _restore(self) -> Reply:
         if not self._file.exists():
-            return
+            return Reply(True, '')
+        nodes = self.ctx.site.nodes if self.ctx.site is not None else None
         try:
-            saved = json.loads(self._file.read_text())
-            if not saved['wants_run']:
-                self._machine.stop(self.clock.now(), 'operator before the restart')
-            beside = saved.get('beside')
-            replies = [self._machine.set_mode(str(saved['mode']))]
-            if beside is not None:
-                replies += [self._machine.set_beside(m, False) for m in self._machine.beside if m not in beside]
-                replies += [self._machine.set_beside(str(m), True) for m in beside]
-            for reply in replies:
-                if not reply.accepted:
-                    self.log.warning('saved mode is not used; starting as configured', reason=reply.message)
-        except (ValueError, KeyError, TypeError) as error:
+            reply = self._machine.resume(json.loads(self._file.read_text()), self.clock.now(), self.clock.wall(),
+                                         None if nodes is None else [n.name for n in nodes])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.log.warning('saved site state cannot be read; starting as configured', reason=str(error))
+            return Reply(True, '')
+        if not reply.accepted:
+            self.log.warning('saved mode is not used; starting as configured', reason=reply.message)
+        return reply

@@ -8,10 +8,11 @@ a `stop`, and a critical fault (after which somebody has to look, clear and star
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import inf, isfinite
+from typing import Any
 
 from bess_core.params import param
 
@@ -71,6 +72,7 @@ class _Site:
     mode: str = ''
     beside: tuple[str, ...] = ()  # modes that act beside the main one
     wants_run: bool = False
+    locked: bool = False  # maintenance, also while the site leaves
     asleep: bool = False  # wants to run, but sleeps meanwhile
     wake_at: float = inf  # s, when a sleep with a timer is over
     busy: float = -inf  # s, when something was asked or flowed last
@@ -204,7 +206,7 @@ class SiteMachine:
             return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
         if on is (site.state is SiteState.MAINTENANCE):
             return Reply(True, f'maintenance is already {"on" if on else "off"}')
-        self._site = replace(site, wants_run=False, asleep=False, wake_at=inf)
+        self._site = replace(site, wants_run=False, asleep=False, wake_at=inf, locked=on)
         if on:
             return self._enter(SiteState.MAINTENANCE, f'maintenance by {by}', now, 'locked out')
         return self._settle(f'maintenance ended by {by}', now, 'released', leave=True)
@@ -248,13 +250,55 @@ class SiteMachine:
         return self._site.asleep and self._site.state is SiteState.SLEEP
 
     def leave(self, target: SiteState, now: float, by: str = 'operator') -> Reply:
-        """Announce REBOOT or RESTART; final for this process."""
+        """Announce REBOOT or RESTART; final for this process unless it fails. The wish to run stays for afterwards."""
         if target not in LEAVING:
             raise ValueError(f'{target.name} is not REBOOT or RESTART')
         if self._site.state in LEAVING:
             return Reply(False, f'refused: already in {self._site.state.name}')
-        self._site = replace(self._site, wants_run=False)
         return self._enter(target, f'{target.name.lower()} by {by}', now, target.name.lower())
+
+    def leave_failed(self, why: str, now: float) -> Reply:
+        """The announced REBOOT or RESTART did not happen: the site goes on as before."""
+        if self._site.state not in LEAVING:
+            return Reply(False, 'the site is not about to leave')
+        return self._settle(f'{self._site.state.name.lower()} failed: {why}', now, why, leave=True)
+
+    # What survives a restart
+
+    def saved(self, to_wall: Callable[[float], float]) -> dict[str, Any]:
+        """Plain JSON values of what people want and what bars it. `to_wall`: site clock to epoch seconds."""
+        s = self._site
+        return {'wants_run': s.wants_run, 'mode': s.mode, 'beside': list(s.beside), 'maintenance': s.locked,
+                'asleep': s.asleep, 'wake_at': to_wall(s.wake_at) if isfinite(s.wake_at) else None,
+                'critical': [list(c) for c in s.critical]}
+
+    def resume(self, saved: Mapping[str, Any], now: float, wall: float, sources: Iterable[str] | None = None) -> Reply:
+        """Take over what `saved` gave, before anything else happens; `wall` is `now` in epoch seconds.
+
+        `sources`: nodes whose critical faults still count, None = all. Raises ValueError, KeyError or TypeError for
+        what `saved` did not give. The message of the reply says what could not be taken over, '' = everything.
+        """
+        if not saved['wants_run']:
+            self.stop(now, 'operator before the restart')
+        beside = saved.get('beside')
+        replies = [self.set_mode(str(saved['mode']))]
+        if beside is not None:
+            replies += [self.set_beside(m, False) for m in self.beside if m not in beside]
+            replies += [self.set_beside(str(m), True) for m in beside]
+        wake_at, asleep = saved.get('wake_at'), bool(saved.get('asleep')) and self._site.wants_run
+        known = None if sources is None else set(sources)
+        critical = tuple((str(key), str(text)) for key, text in saved.get('critical', ())
+                         if known is None or str(key).split('/')[0] in known)
+        self._site = replace(self._site, critical=critical, asleep=asleep, wake_at=inf if wake_at is None or not asleep
+                             else now + max(float(wake_at) - wall, 0.0))
+        problems = '; '.join(r.message for r in replies if not r.accepted)
+        reply = Reply(True, '')
+        if saved.get('maintenance'):
+            self._site = replace(self._site, locked=True, wants_run=False, asleep=False, wake_at=inf)
+            reply = self._enter(SiteState.MAINTENANCE, 'maintenance from before the restart', now, '')
+        elif critical:
+            reply = self._enter(SiteState.ERROR, f'critical fault from before the restart: {critical[0][1]}', now, '')
+        return replace(reply, accepted=not problems, message=problems)
 
     # What happens
 
@@ -267,6 +311,8 @@ class SiteMachine:
             return Reply(True, f'still missing: {", ".join(self.missing)}')
         was_init = self._site.state is SiteState.INIT
         cause = 'all required nodes are active' if was_init else f'{node} is back'
+        if was_init and self._site.asleep:
+            cause = f'{cause}; asleep as before the restart'
         return self._settle(cause, now, cause)
 
     def node_lost(self, node: str, now: float, why: str = '') -> Reply:
@@ -300,9 +346,11 @@ class SiteMachine:
     def _settle(self, cause: str, now: float, message: str, leave: bool = False) -> Reply:
         """Enter the state that follows from conditions and wishes."""
         site = self._site
-        if site.state in LEAVING or (site.state is SiteState.MAINTENANCE and not leave):
+        if not leave and site.state in (SiteState.MAINTENANCE, *LEAVING):
             return Reply(True, f'{message}; the site stays in {site.state.name}')
-        if site.critical:
+        if site.locked:
+            target = SiteState.MAINTENANCE
+        elif site.critical:
             target = SiteState.ERROR
             if not cause.startswith('critical fault:'):
                 message = f'{message}; critical fault latched: {site.critical[0][1]}'

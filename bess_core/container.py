@@ -69,7 +69,8 @@ class Container:
         for spec in specs:
             node = self._create(spec)
             self._to_configure.append(node)
-            self._to_activate.append(node)
+            if spec.name not in self.site.driven:
+                self._to_activate.append(node)
 
     def _create(self, spec: NodeSpec) -> Any:
         node = spec.cls(spec.name, spec.params, self.ctx)
@@ -82,6 +83,7 @@ class Container:
         """Create one node while the others run and bring it up. Raises RuntimeError with the reason, and
         leaves nothing behind, when it does not come up."""
         node = None
+        activate = activate and spec.name not in self.site.driven
         try:
             node = self._create(spec)
             if node.trigger_configure() == SUCCESS and (not activate or node.trigger_activate() == SUCCESS):
@@ -128,7 +130,8 @@ class Container:
         self.runtime.executor.remove_node(node)
 
     def bring_up(self) -> list[str]:
-        """Configure the nodes in order, then activate them; names of those that failed, for a later call.
+        """Configure the nodes in order, then activate them (but for those that the site node drives); names of those
+        that failed, for a later call.
 
         Within the process: no discovery lies between, and no other process is needed to recover. A
         node that succeeded is left alone afterwards, whatever the site or an operator does with it.

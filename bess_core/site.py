@@ -67,6 +67,11 @@ class NodeSpec:
         return str(self.cls.role)
 
 
+#: Roles of the nodes that a site node switches on and off as its state wants it. Nobody else activates them there: a
+#: process that starts again while the site sleeps or is under maintenance must not put a converter to work.
+DRIVEN = ('converter', 'mode', 'storage')
+
+
 @dataclass(frozen=True)
 class Site:
     """A checked site. `nodes` are in bring-up order: what a node refers to comes before it."""
@@ -97,6 +102,13 @@ class Site:
     def select(self, process: str = '', names: Sequence[str] = ()) -> list[NodeSpec]:
         """Nodes of a process group ('' = all), of these names (none = all), in bring-up order."""
         return [n for n in self.nodes if (not process or n.process == process) and (not names or n.name in names)]
+
+    @property
+    def driven(self) -> frozenset[str]:
+        """Names of the nodes that only the site node activates; none where there is no site node."""
+        if not any(n.role == 'site' for n in self.nodes):
+            return frozenset()
+        return frozenset(n.name for n in self.nodes if n.role in DRIVEN)
 
     def node(self, name: str) -> NodeSpec:
         """A node by name. Raises KeyError."""

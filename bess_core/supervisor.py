@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -48,7 +48,8 @@ class Group:
     starts: int = 0
     backoff: float = BACKOFF_FIRST_S
     started: float = 0.0
-    restart_at: float = inf  # monotonic s from which the process is ended and started again, as ordered
+    restarts: int = 0  # how many restarts of the site had been ordered when its present process started
+    ended: int = 0  # the restart for which a process of it has ended
     last_seen: dict[str, float] = field(default_factory=dict)  # node -> monotonic s of its last heartbeat
     configured: set[str] = field(default_factory=set)  # nodes that said they are inactive or active
     told_fd: int = -1  # pipe from the process: lines, see `Container.tell`
@@ -70,6 +71,9 @@ class Supervisor:
         self._cancelled = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._restarts = 0  # ordered so far
+        self._restart_at = inf  # monotonic s from which the processes end, in turn
+        self._restart_told = (0, 0)  # stamp of the state that ordered the last one
         self.groups = {
             process: Group(
                 process,
@@ -81,7 +85,8 @@ class Supervisor:
         }
         self._group_of = {n.name: self.groups[n.process] for n in site.nodes}
         node.create_subscription(Heartbeat, f'{site.namespace}/heartbeat', self._on_heartbeat, qos.EVENT)
-        node.create_subscription(SystemState, f'{site.namespace}/site_transitions', self._on_transition, qos.EVENT)
+        # The state, not the event of its change: whoever discovers late still gets it.
+        node.create_subscription(SystemState, f'{site.namespace}/system_state', self._on_state, qos.STATE)
 
     def start(self) -> None:
         """Start all groups; returns at once."""
@@ -142,18 +147,23 @@ class Supervisor:
             self._group_of = {n.name: self.groups[n.process] for n in self.site.nodes}
         self.log.info('topology', revision=stored.revision, nodes=len(self.site.nodes))
 
-    def _on_transition(self, message: SystemState) -> None:
-        """A site that goes to RESTART has all its processes ended in order and started again."""
-        if message.state == SystemState.RESTART:
+    def _on_state(self, message: SystemState) -> None:
+        """A site that goes to RESTART has all its processes ended and started again, in order."""
+        since = (message.header.stamp.sec, message.header.stamp.nanosec)
+        if message.state == SystemState.RESTART and since != self._restart_told:
             self.log.warning('restart', cause=message.cause)
-            for group in self.groups.values():
-                group.restart_at = time.monotonic() + RESTART_S
+            self._restart_told = since
+            self._restart_at = time.monotonic() + RESTART_S
+            self._restarts += 1
 
     def _supervise(self, group: Group) -> None:
         while not self._cancelled.is_set():
             self._launch(group)
             self._watch(group)
             group.active = False
+            if group.restarts != self._restarts and not self._cancelled.is_set():
+                self._restart(group)
+                continue
             self._end(group)
             if self._cancelled.is_set():
                 return
@@ -162,6 +172,27 @@ class Supervisor:
             self.log.warning('process is started again', process=group.name, after_s=group.backoff)
             self._cancelled.wait(group.backoff)
             group.backoff = min(group.backoff * 2, BACKOFF_MAX_S)
+
+    def _restart(self, group: Group) -> None:
+        """End one group of a restart when those before it have ended; return when it is its turn to start.
+
+        Control ends first, so that what follows still records it; it starts when all have ended, and first.
+        """
+        others = list(self.groups.values())
+        before = others[:others.index(group)]
+        self._until(lambda: all(_ended(g) for g in before), len(before) * (STOP_S + 1.0))
+        self._end(group, STOP_S)
+        group.ended = self._restarts
+        self._until(lambda: all(g.ended == self._restarts or _ended(g) for g in others), len(others) * (STOP_S + 1.0))
+        self._until(lambda: all(g.restarts == self._restarts for g in before), len(before) * 1.0)
+        group.backoff = BACKOFF_FIRST_S
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until a condition of other groups holds; they may be stuck, therefore no longer than this."""
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            if self._cancelled.wait(0.02):
+                return
 
     def _launch(self, group: Group) -> None:
         self._follow_topology()
@@ -172,6 +203,7 @@ class Supervisor:
                 return
             group.started = time.monotonic()
             group.starts += 1
+            group.restarts = self._restarts
             group.last_seen = {}
             group.configured = set()
             ready, told = os.pipe()
@@ -196,8 +228,7 @@ class Supervisor:
                 self.log.error('process died', process=group.name, code=code)
                 return
             now = time.monotonic()
-            if now >= group.restart_at:
-                group.restart_at, group.backoff = inf, BACKOFF_FIRST_S
+            if group.restarts != self._restarts and now >= self._restart_at:
                 return
             self._listen(group, now)
             missing = [n for n in group.nodes if n not in group.configured]
@@ -238,18 +269,22 @@ class Supervisor:
             elif word == 'fault':
                 group.faults.add(rest)
 
-    def _end(self, group: Group) -> None:
+    def _end(self, group: Group, patience: float = 1.0) -> None:
         process = group.process
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_S if self._cancelled.is_set() else 1.0)
+            process.wait(STOP_S if self._cancelled.is_set() else patience)
         except subprocess.TimeoutExpired:
             self.log.error('process does not end; killed', process=group.name, pid=process.pid)
             process.send_signal(signal.SIGKILL)
             process.wait()
         self._listen(group, time.monotonic())  # its last words
+
+
+def _ended(group: Group) -> bool:
+    return group.process is None or group.process.poll() is not None
 
 
 def memory_pss_mb(pid: int) -> float:

@@ -545,7 +545,7 @@ class ConverterDriverNode(DriverNode):
             Setpoint(message.power, message.lease, message.source, message.sequence,
                      given if given > -inf else now, message.term, message.reactive_power), now)
         if reason:
-            self._refusals.refuse(message.source, reason, now, expected=reason.endswith('inactive'))
+            self._refusals.refuse(message.source, reason, now, expected=reason.endswith(('inactive', 'not started')))
         else:
             self._step()
 

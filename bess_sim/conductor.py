@@ -177,9 +177,7 @@ def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 
         container.ctx.diagnostics_s = 0.0
         container.make(simulated_specs(site, plant, config, tick))
         conductor = Conductor(runtime, container, plant, tick, hours * 3600.0, progress)
-        for transition in ('trigger_configure', 'trigger_activate'):
-            for node in container.nodes:
-                getattr(node, transition)()
+        container.bring_up()
         conductor.start()
         gc.collect()
         gc.freeze()  # what exists now stays: collections need not walk it

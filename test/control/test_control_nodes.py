@@ -64,8 +64,13 @@ class Plant:
                 time=now, sequence=self.sequence, quality=Quality.OK,
                 active_power=self.load + self.battery.power), self.graph.clock))
 
-    def state(self, state: int, cause: str = 'because') -> None:
-        self._state.publish(SystemState(state=state, cause=cause))
+    def state(self, state: int, cause: str = 'because', again: bool = False) -> None:
+        """A state that is entered now, or (`again`) was before and is only told again."""
+        if not again:
+            self.since = stamp(self.graph.clock, self.graph.clock.now())
+        message = SystemState(state=state, cause=cause)
+        message.header.stamp = self.since
+        self._state.publish(message)
 
     def propose(self, power: float, source: str = 'mode', lease: float = 5.0, **more: Any) -> None:
         values = {'min_power': float('-inf'), 'max_power': float('inf'), 'preferred_reactive_power': nan,
@@ -159,6 +164,9 @@ def test_the_stop_service_is_zero_within_one_tick_until_the_site_runs_anew(graph
         graph.settle(0.06)
     assert plant.power == 0.0
     assert 'stop service' in plant.traces[-1].text
+    plant.state(RUN, 'told again, with another mode', again=True)
+    graph.settle(0.2)
+    assert plant.power == 0.0, 'a RUN that is only told again starts nothing'
     plant.state(RUN)
     graph.wait(lambda: plant.power == 800.0, 'the site was started anew')
 

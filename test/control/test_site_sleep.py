@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bess_control.site_demand import Demand
 from bess_control.site_journal import SiteJournal
 from bess_control.site_state import SiteMachine, SiteParams, SiteState, Transition
 
@@ -135,6 +136,31 @@ def test_power_only_when_wanted_and_possible(events: list) -> None:
             assert machine.wants_run and not machine.missing and not machine.critical
         if what == 'stop':
             assert machine.state is not RUN and not machine.asleep
+
+
+def test_what_is_a_demand_and_for_how_long() -> None:
+    demand = Demand(100.0, 30.0, 1.5)
+    demand.battery('b', nan, '', nan, 0.0)
+    demand.battery('b', 99.0, 'm', -99.0, 0.0)
+    demand.plan('b', 500.0, 31.0, 0.0)
+    demand.plan('b', nan, inf, 0.0)
+    demand.proposal('m', nan, 5.0, 0.0)
+    demand.proposal('m', 500.0, nan, 0.0)
+    demand.meter('e', nan, 500.0, 0.0)
+    demand.meter('e', -500.0, 500.0, 0.0)
+    assert demand.text(0.0) == ''
+    demand.battery('b', 0.0, '', 300.0, 0.0)
+    assert demand.text(1.4) == 'b is at 300 W' and demand.text(1.5) == ''
+    demand.battery('b', -800.0, 'plan', 0.0, 2.0)
+    assert demand.text(2.0) == 'plan asks discharge 800 W' and demand.text(9.0) == ''
+    demand.plan('b', -800.0, 30.0, 10.0)
+    assert demand.text(10.0) == 'b has discharge 800 W planned'
+    demand.plan('b', -800.0, 40.0, 10.1)
+    assert demand.text(10.1) == ''
+    demand.proposal('m', 400.0, 1e6, 20.0)
+    assert demand.text(79.0) == 'm asks 400 W' and demand.text(80.0) == ''
+    demand.meter('e', -501.0, 500.0, 90.0)
+    assert demand.text(90.0) == 'e is at -501 W'
 
 
 def test_journal_keeps_causes_over_restarts_and_torn_lines(tmp_path: Path) -> None:

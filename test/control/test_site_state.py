@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from math import inf
 
 import pytest
 from hypothesis import settings
@@ -143,6 +145,70 @@ def test_refusals_name_the_reason() -> None:
         machine.leave(SLEEP, 0.0)
 
 
+def again(machine: SiteMachine, later: float = 5.0, **more: object) -> SiteMachine:
+    """The machine of the process that follows, `later` s on; its clock starts at 0."""
+    saved = json.loads(json.dumps({**machine.saved(lambda t: t + 1e9), **more}))
+    new = SiteMachine(SiteParams(), NODES, ('m', 'n', 'o'), 'm', 0.0, ('n',))
+    assert new.resume(saved, 0.0, 1e9 + 1.0 + later).accepted
+    return new
+
+
+def both_up(machine: SiteMachine) -> SiteMachine:
+    for node in NODES:
+        machine.node_active(node, 1.0)
+    return machine
+
+
+@pytest.mark.parametrize(('events', 'then'), [
+    ([], RUN), ([stop], SLEEP), ([lock(True)], MAINTENANCE), ([fault], ERROR), ([lost('a')], RUN),
+    ([leave(RESTART)], RUN), ([leave(REBOOT)], RUN), ([stop, leave(RESTART)], SLEEP), ([leave(RESTART), stop], SLEEP),
+    ([lock(True), leave(REBOOT)], MAINTENANCE), ([fault, leave(RESTART)], ERROR),
+    ([lambda m: m.sleep(0.0, 1.0)], SLEEP), ([lambda m: m.sleep(0.0, 1.0), leave(RESTART)], SLEEP),
+])
+def test_a_new_process_goes_on_where_the_old_one_was(events: list[Event], then: SiteState) -> None:
+    machine = both_up(SiteMachine(SiteParams(), NODES, ('m', 'n', 'o'), 'o', 0.0))
+    for event in events:
+        event(machine)
+    new = again(machine)
+    assert not new.allows_power, 'before the nodes are there'
+    assert both_up(new).state is then
+    assert (new.mode, new.beside) == ('o', ())
+    if then is MAINTENANCE:
+        assert not start(new).accepted
+        assert new.maintenance(False, 2.0).transition.state is SLEEP  # type: ignore[union-attr]
+    if then is ERROR:
+        assert not start(new).accepted and new.fault_cleared('', 3.0).accepted
+
+
+def test_a_sleep_timer_goes_on_over_a_restart() -> None:
+    machine = both_up(SiteMachine(SiteParams(), NODES, ('m', 'n', 'o'), 'm', 0.0))
+    machine.sleep(60.0, 1.0)
+    new = both_up(again(machine, later=50.0))
+    assert new.asleep and new.cause == 'all required nodes are active; asleep as before the restart'
+    new.look(9.0, 'a demand')
+    assert new.asleep
+    assert new.look(10.5).transition.state is RUN  # type: ignore[union-attr]
+    over = both_up(again(machine, later=500.0))
+    assert over.look(0.1).transition.state is RUN  # type: ignore[union-attr]
+    assert again(machine, wake_at=None)._site.wake_at == inf
+
+
+def test_faults_of_nodes_that_are_gone_are_forgotten_and_leaving_can_fail() -> None:
+    machine = both_up(SiteMachine(SiteParams(), NODES))
+    machine.critical_fault('a/x', 'x', 1.0)
+    new = SiteMachine(SiteParams(), NODES)
+    new.resume(machine.saved(float), 0.0, 0.0, ('b',))
+    assert new.critical == ()
+    machine = both_up(SiteMachine(SiteParams(), NODES))
+    assert not machine.leave_failed('x', 1.0).accepted
+    leave(REBOOT)(machine)
+    back = machine.leave_failed('code 1', 2.0).transition
+    assert back is not None and (back.state, back.cause) == (RUN, 'reboot failed: code 1')
+    for damaged in ({'wants_run': True}, {'mode': ''}, {'wants_run': True, 'mode': '', 'critical': 3}):
+        with pytest.raises((KeyError, TypeError)):
+            SiteMachine(SiteParams(), NODES).resume(damaged, 0.0, 0.0)
+
+
 class AnySite(RuleBasedStateMachine):
     """Any sequence of events against a second, simpler book-keeping."""
 
@@ -204,7 +270,23 @@ class AnySite(RuleBasedStateMachine):
     def leave(self, to: SiteState, really: int) -> None:
         if really == 0:
             self.machine.leave(to, self.tick())
-            self.stopped = True
+
+    @rule()
+    def leave_failed(self) -> None:
+        state = self.machine.state
+        assert self.machine.leave_failed('no', self.tick()).accepted is (state in LEAVING)
+        assert self.machine.state not in LEAVING
+
+    @rule()
+    def process_ends(self) -> None:
+        """A new process knows what was wanted and what bars it; nodes are found again."""
+        before, saved = self.machine, json.loads(json.dumps(self.machine.saved(lambda t: t + 1e9)))
+        self.machine = SiteMachine(SiteParams(), NODES, ('m',))
+        reply = self.machine.resume(saved, self.now, self.now + 1e9)
+        assert reply.accepted and not self.machine.allows_power
+        locked = before.state is MAINTENANCE or saved['maintenance']
+        assert (self.machine.state is MAINTENANCE) is locked
+        self.missing = set(NODES)
 
     @invariant()
     def holds(self) -> None:

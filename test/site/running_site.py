@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -235,10 +235,14 @@ class RunningSite:
 
     def all_active(self) -> bool:
         """Whether every node of the file says that it is active, now."""
+        return self.all_active_but(())
+
+    def all_active_but(self, resting: Collection[str]) -> bool:
+        """Whether every other node of the file says that it is active, now."""
         now = time.monotonic()
         active = {name.rsplit('/', 1)[1] for name, seen in self.observer.nodes.items()
                   if seen.message.lifecycle == 3 and now - seen.at < 1.0}
-        return active >= self.nodes_in_file()
+        return active >= self.nodes_in_file() - set(resting)
 
     def watch_ticks(self) -> None:
         """From now on `traces` and `cpu_waits` are of the present control process."""
