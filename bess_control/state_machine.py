@@ -190,6 +190,12 @@ class StorageMachine:
         self._stop_step, self._step_since, self._unconfirmed = 0, now, ''
         self._enter(S.STOPPING, cause, now)
 
+    def resume(self, state: str, now: float) -> None:
+        """The process before this one ended in that state: what it may have left on is stopped in order."""
+        if state != S.STOPPED.name:
+            self._step_since = now
+            self._enter(S.STOPPING, f'the process before ended in {state}', now)
+
     # What follows from time and measurement
 
     def tick(self, now: float, view: View) -> Wanted:

@@ -13,21 +13,14 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from std_msgs.msg import String
 
-from bess.msg import (
-    BatteryStatus,
-    CurrentSetpoint,
-    FaultArray,
-    Heartbeat,
-    InverterStatus,
-)
+from bess.msg import BatteryStatus, CurrentSetpoint, FaultArray, Heartbeat, InverterStatus
 from bess.msg import StorageCommand as CommandMessage
-from bess.msg import (
-    StorageState as StateMessage,
-)
+from bess.msg import StorageState as StateMessage
 from bess.srv import GetStorageState, SetContactor, StorageCommand
 from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg, converter_from_msg, set_stamp, wall_stamp
+from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, param
@@ -68,6 +61,9 @@ class StorageNode(BessNode):
         """Listen, offer the commands; the machine runs from now on and commands nothing before a start."""
         p, topic = self.params, self.ctx.topic
         self.machine = StorageMachine(extract(StorageParams, p), self.clock.now())
+        self._file = self.ctx.state_dir / f'{self.name}_storage.json'
+        self._start_due = False  # autostart, as soon as a stop that is under way is done
+        self._resume()
         self._battery, self._bms, self._converter = BatteryReading(), BatteryReading(), ConverterReading()
         self._faults: dict[str, tuple[str, ...]] = {}
         self._lifecycle = (-inf, 0)  # of the converter: when, state
@@ -107,11 +103,12 @@ class StorageNode(BessNode):
 
     def on_bess_activate(self) -> None:
         """Commands are accepted from now on."""
-        if self.params.autostart:
-            self.machine.command('start', self.clock.now(), by='autostart')
+        self._start_due = bool(self.params.autostart)
+        self._start_when_stopped(self.clock.now())
 
     def on_bess_deactivate(self) -> None:
         """Zero at once; the rest of the stop goes on while inactive."""
+        self._start_due = False
         self.machine.stop('deactivated', self.clock.now())
         self._step(self.clock.now())
 
@@ -168,7 +165,14 @@ class StorageNode(BessNode):
 
     def _tick(self, _: Tick) -> None:
         self.progress += 1
-        self._step(self.clock.now())
+        now = self.clock.now()
+        self._start_when_stopped(now)
+        self._step(now)
+
+    def _start_when_stopped(self, now: float) -> None:
+        if self._start_due and self.machine.state is StorageState.STOPPED:
+            self._start_due = False
+            self.machine.command('start', now, by='autostart')
 
     def _step(self, now: float) -> None:
         view = self.view()
@@ -190,6 +194,8 @@ class StorageNode(BessNode):
         for change in wanted.changes:
             self.log.info('storage state', state=change.state.name, previous=change.previous.name, cause=change.cause)
             self._say(change)
+        if wanted.changes:
+            self._keep()
         self._publish(wanted)
 
     def _send(self, wanted: Wanted, now: float) -> None:
@@ -246,6 +252,8 @@ class StorageNode(BessNode):
         if not self.is_active and name != 'stop':
             self.machine.last_command = f'{name} by {by}: refused, the site does not run this unit'
             return False, 'refused: the unit is not active; the site has to be in RUN'
+        if name == 'stop':
+            self._start_due = False
         answer = self.machine.command(name, now, value, power_factor, lease, by)
         if answer.accepted:
             self.log.info('command', name=name, value=value, by=by, result=answer.message)
@@ -268,6 +276,27 @@ class StorageNode(BessNode):
     def _on_get_state(self, _: GetStorageState.Request, response: GetStorageState.Response) -> Any:
         response.status = self._message
         return response
+
+    # -- what survives a restart -------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """The state, so that a process that follows knows what this one left closed or running."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._file, json.dumps({'state': self.machine.state.name}))
+        except OSError as error:
+            self.raise_fault('storage.save', Severity.WARNING, f'{self._file} cannot be written: {error}')
+        else:
+            self.clear_fault('storage.save')
+
+    def _resume(self) -> None:
+        try:
+            state = str(json.loads(self._file.read_text(encoding='utf-8'))['state'])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            state = f'a state that cannot be read ({error})'
+        self.machine.resume(state, self.clock.now())
 
     # -- what is said ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ _SCHEMA = '''
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, severity INTEGER NOT NULL,
   kind TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, change TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_time ON events (time);
+'''
+# A site state is told again to every process that starts, but was entered once.
+_INSERT = '''
+INSERT INTO events (time, severity, kind, source, name, change, text)
+  SELECT :time, :severity, :kind, :source, :name, :change, :text
+  WHERE :kind <> 'state' OR NOT EXISTS (
+    SELECT 1 FROM events WHERE time = :time AND kind = :kind AND source = :source AND name = :name)
 '''
 
 
@@ -157,9 +164,7 @@ class EventLog:
             return
         batch = list(self._waiting)
         with base:
-            base.executemany('INSERT INTO events (time, severity, kind, source, name, change, text) '
-                             'VALUES (?, ?, ?, ?, ?, ?, ?)',
-                             [(e.time, e.severity, e.kind, e.source, e.name, e.change, e.text) for e in batch])
+            base.executemany(_INSERT, [asdict(e) for e in batch])
         self._waiting.clear()
         self._stored += len(batch)
         if self._stored >= CLEAN_EVERY:

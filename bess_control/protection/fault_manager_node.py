@@ -27,6 +27,7 @@ from .fault_policy import DEFAULT_RULES, Action, Entry, FaultBook, Verdict, page
 
 ANSWER_S = 2.0  # an action that is still asked for is repeated after so long
 PRIORITY = 250  # above every mode and grid service
+LEASE_S = 3.0  # of a derating: longer than it takes the site to find that this node is lost
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class FaultManagerNode(BessNode):
         self._catalogue = _catalogue(p.catalogue)
         self._verdict, self._site_state = Verdict(), ''
         self._limits = (nan, nan)  # W, of the battery
+        self._derating = False
         self._called: dict[str, float] = {}
         self._overview = self.create_publisher(FaultOverview, '~/overview', qos.STATE)
         self._proposals = self.create_publisher(PowerProposal, topic('proposals'), qos.EVENT)
@@ -153,7 +155,7 @@ class FaultManagerNode(BessNode):
         if not self.is_active:
             return
         p = self.params
-        if verdict.derate < 1.0:
+        if verdict.derate < 1.0 or self._derating:
             self._derate(verdict)
         if verdict.action >= Action.EMERGENCY_STOP:
             self._act(f'{p.emergency_stop}/trigger', TriggerEmergencyStop.Request(cause=verdict.cause,
@@ -164,12 +166,13 @@ class FaultManagerNode(BessNode):
             self._act(f'{p.site}/stop' if p.site else f'{p.manager}/stop', Trigger.Request())
 
     def _derate(self, verdict: Verdict) -> None:
-        charge, discharge = self._limits
+        charge, discharge = self._limits if verdict.derate < 1.0 else (nan, nan)  # the last one bounds nothing
+        self._derating = verdict.derate < 1.0
         message = PowerProposal(
             source=self.get_name(), battery=self.params.battery, priority=PRIORITY,
             min_power=-inf if isnan(discharge) else -float(discharge) * verdict.derate,
             max_power=inf if isnan(charge) else float(charge) * verdict.derate,
-            preferred_power=nan, preferred_reactive_power=nan, lease=max(3.0 * self.params.period, 1.0),
+            preferred_power=nan, preferred_reactive_power=nan, lease=max(3.0 * self.params.period, LEASE_S),
             reason=f'{verdict.derate:.0%} of the limits: {verdict.cause}'[:200])
         message.header.stamp = stamp(self.clock, self.clock.now())
         self._proposals.publish(message)

@@ -7,7 +7,6 @@ test ends and its proposal is withdrawn.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Quality
 
 from ..site_state import SiteState
+from .reports import Note, last_id, read_note, store
 from .response import Response, analyse
 from .sequence import TRANSITIONS, Allowed, Step, check, parse, total
 
@@ -99,7 +99,9 @@ class TestControllerNode(BessNode):
         self._watched = any(n.role == 'emergency_stop' for n in (self.ctx.site.nodes if self.ctx.site else ()))
         if not self._watched:
             self._stopped = ''
-        self._counter = max((int(f.stem) for f in self._folder.glob('*.json') if f.stem.isdecimal()), default=0)
+        self._marker = self._folder / 'running.json'
+        self._left = self._unfinished()
+        self._counter = max(last_id(self._folder), self._left.id if self._left is not None else 0)
         self._shown = self.create_publisher(TestState, '~/state', qos.STATE)
         self._proposals = self.create_publisher(PowerProposal, topic('proposals'), qos.EVENT)
         self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
@@ -190,6 +192,7 @@ class TestControllerNode(BessNode):
             state=TestState.RUNNING, id=self._counter, by=self._run.by, battery=p.battery, message='runs',
             total=self._run.total, steps=[_step(s.text, Response()) for s in steps], asked=nan, granted=nan,
             measured=nan)
+        self._mark(self._run)
         self._event('started', f'test {self._counter} by {self._run.by}: {", ".join(s.text for s in steps)}')
         response.accepted, response.id, response.message = True, self._counter, f'test {self._counter} runs'
         self._publish()
@@ -239,6 +242,8 @@ class TestControllerNode(BessNode):
     def _tick(self, tick: Tick) -> None:
         self.progress += 1
         run, now = self._run, self.clock.now()
+        if self._left is not None and self.is_active:
+            self._clear_up(self._left)
         if run is None or not self.is_active:
             return
         if why := self._barred(run, now):
@@ -296,6 +301,7 @@ class TestControllerNode(BessNode):
             elif name == 'mode':
                 request = SetMode.Request(mode=step.name)
                 run.mode_changed = True
+                self._mark(run, step.name)
             client = self._site_clients[name]
             if not client.service_is_ready():
                 self._fail(run, f'{client.srv_name} is not there')
@@ -346,8 +352,36 @@ class TestControllerNode(BessNode):
         if restore and run.mode_changed and client.service_is_ready():
             client.call_async(SetMode.Request(mode=run.mode))
         self._event('aborted' if why else 'done', f'test {run.id} by {run.by}: {m.message}', 1 if why else 0)
+        self._marker.unlink(missing_ok=True)
         self._save(run)
         self._publish()
+
+    # -- a test whose process ended ----------------------------------------------------------------
+
+    def _mark(self, run: Run, chosen: str | None = None) -> None:
+        """Who comes after this process finds that a test ran, and which mode it took away."""
+        try:
+            Note(run.id, run.by, run.mode, chosen).write(self._marker)
+        except OSError as error:
+            self.log.error('the test cannot be noted on the disk', error=str(error))
+
+    def _unfinished(self) -> Note | None:
+        try:
+            return read_note(self._marker)
+        except (OSError, ValueError) as error:
+            self.log.error('what an earlier test left cannot be read', error=str(error))
+            return None
+
+    def _clear_up(self, left: Note) -> None:
+        """The mode from before the test, unless somebody has chosen another one meanwhile."""
+        client = self._site_clients['mode']
+        if left.chosen is not None and (self._system.header.stamp.sec == 0 or not client.service_is_ready()):
+            return  # later
+        if left.chosen is not None and self._system.mode == ('' if left.chosen == 'none' else left.chosen):
+            client.call_async(SetMode.Request(mode=left.mode))
+        self._left = None
+        self._marker.unlink(missing_ok=True)
+        self._event('aborted', f'test {left.id} by {left.by}: its process ended', 1)
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -373,12 +407,7 @@ class TestControllerNode(BessNode):
             'steps': [{f: _json(getattr(s, f)) for f in fields} for s in m.steps],
             'samples': {n: [_json(round(v, 3)) for v in values] for n, values in self._samples.items()}}
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = self._folder / f'{run.id:06d}.tmp'
-            temporary.write_text(json.dumps(report), encoding='utf-8')
-            temporary.replace(temporary.with_suffix('.json'))
-            for old in sorted(self._folder.glob('*.json'))[:-self.params.keep]:
-                old.unlink()
+            store(self._folder, run.id, report, self.params.keep)
         except OSError as error:
             self.log.error('the report of the test cannot be saved', error=str(error))
 
