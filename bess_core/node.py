@@ -58,12 +58,13 @@ class BessNode(LifecycleNode):
 
     Params: ClassVar[type]
     role: ClassVar[str] = ''
+    ros_parameters: ClassVar[bool] = True  # False: services of its own have the names of ROS' parameter services
 
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
         super().__init__(
             name,
             namespace=ctx.namespace,
-            start_parameter_services=ctx.parameter_services,
+            start_parameter_services=ctx.parameter_services and self.ros_parameters,
             enable_rosout=False,  # one /rosout publisher per process: see bess_core.container
         )
         self.name = name

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ class SystemNode(BessNode):
 
     Params: ClassVar[type] = SystemParams
     role: ClassVar[str] = 'system'
+    ros_parameters: ClassVar[bool] = False
 
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
         super().__init__(name, parameters, ctx)
@@ -266,7 +267,10 @@ def _as_json(name: str, text: str) -> str:
     if not text.strip():
         return ''
     try:
-        return json.dumps(yaml.safe_load(text), allow_nan=False)
+        value = yaml.safe_load(text)
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError('not a finite number')
+        return json.dumps(value, allow_nan=False)
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f'{name}: {text!r} cannot be read: {error}') from error
 
