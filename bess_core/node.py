@@ -80,7 +80,7 @@ class BessNode(LifecycleNode):
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
         self._unsaved = False  # latched faults that the disk did not take
         self.faults = self._load_faults()
-        self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.FAULTS)
+        self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.STATE)
         self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
         if ctx.heartbeat_s > 0:
             self._heartbeat = self.create_publisher(Heartbeat, ctx.topic('heartbeat'), qos.EVENT)

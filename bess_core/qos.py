@@ -24,7 +24,8 @@ def _profile(depth: int, durability: DurabilityPolicy, lifespan_s: float = 0.0) 
 
 #: State, mode, limits: a late joiner gets the last one.
 STATE = _profile(1, DurabilityPolicy.TRANSIENT_LOCAL)
-#: Faults: several publishers on one topic, the last sample of each for late joiners.
+#: Who listens to faults: several publishers on one topic. They publish as STATE: a late joiner gets the last list of
+#: each node, and not a fault that has been cleared since.
 FAULTS = _profile(100, DurabilityPolicy.TRANSIENT_LOCAL)
 #: Measurements: reliable costs the same as best effort on one host.
 MEASUREMENT = _profile(5, DurabilityPolicy.VOLATILE)

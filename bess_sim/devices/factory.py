@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from bess_sim.control_server import Request, number
 from bess_sim.device_faults import DeviceFaults
-from bess_sim.plant_api import PlantApi
+from bess_sim.plant_api import MeterSample, PlantApi
 from bess_sim.plant_config import DeviceConfig
 
 START_S = 5.0  # a device that does not listen after this has failed
@@ -212,33 +213,48 @@ def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFault
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
-class PvLine:
-    """A plant whose meter sits in the line of the PV plant."""
+class MeterLine:
+    """A plant as one meter sees it: in the line of the PV plant, or with current transformers the wrong way round."""
 
-    def __init__(self, plant: PlantApi) -> None:
+    def __init__(self, plant: PlantApi, measures: str, wrong_way: bool) -> None:
         self._plant = plant
-        self.meter = plant.pv_meter
+        self._sample = plant.pv_meter if measures == 'pv' else plant.meter
+        self._wrong_way = wrong_way
+
+    def meter(self) -> MeterSample:
+        """See `PlantApi`."""
+        s = self._sample()
+        if not self._wrong_way:
+            return s
+        one, two, three = s.phase_power
+        return replace(s, phase_power=(-one, -two, -three), reactive_power=-s.reactive_power,
+                       energy_import=s.energy_export, energy_export=s.energy_import)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plant, name)
 
 
+def _measured(config: DeviceConfig, plant: PlantApi, options: dict[str, Any]) -> Any:
+    """`measures`: grid or pv; `reversed`: wired the wrong way round. Raises ValueError."""
+    if options['measures'] not in ('grid', 'pv'):
+        raise ValueError(f'{config.kind}: measures must be "grid" or "pv", not {options["measures"]!r}')
+    return MeterLine(plant, options['measures'], options['reversed'])
+
+
 def _carlo_gavazzi(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.carlo_gavazzi import CarloGavazziSimulator
 
-    options = _options(config, unit_id=1, model='em340', measures='grid')
-    if options['measures'] not in ('grid', 'pv'):
-        raise ValueError(f'{config.kind}: measures must be "grid" or "pv", not {options["measures"]!r}')
-    measured = PvLine(plant) if options['measures'] == 'pv' else plant
-    registers = CarloGavazziSimulator(measured, faults, model=options['model'])
+    options = _options(config, unit_id=1, model='em340', measures='grid', reversed=False)
+    registers = CarloGavazziSimulator(_measured(config, plant, options), faults, model=options['model'])
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
 def _sunspec_meter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.sunspec_meter import SunSpecMeterSimulator
 
-    options = _options(config, unit_id=1, model=203)
-    return ModbusDevice(SunSpecMeterSimulator(plant, options['model']), config, options['unit_id'], faults)
+    options = _options(config, unit_id=1, model=203, measures='grid', reversed=False)
+    registers = SunSpecMeterSimulator(_measured(config, plant, options), options['model'])
+    return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
 def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:

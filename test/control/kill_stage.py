@@ -161,7 +161,7 @@ class Stage:
         self._converter = out(InverterStatus, 'inv2/status', qos.MEASUREMENT)
         self._heartbeat = out(Heartbeat, 'heartbeat', qos.EVENT)
         self._proposals = out(PowerProposal, 'proposals', qos.EVENT)
-        self._faults = out(FaultArray, 'faults', qos.FAULTS)
+        self._faults = out(FaultArray, 'faults', qos.STATE)
         self.events = out(Event, 'events', qos.EVENT)
         self._state = out(SystemState, 'system_state', qos.STATE) if self.name != 'site' else None
         if self.name != 'emergency_stop':

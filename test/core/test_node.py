@@ -287,6 +287,18 @@ def latest(messages: list[FaultArray], source: str = 'demo') -> list[Any] | None
     return list(mine[-1].faults) if mine else None
 
 
+def test_a_late_joiner_hears_nothing_of_faults_that_are_gone(graph: Any) -> None:
+    """A site node that starts anew must not stop the site for a fault that was cleared since."""
+    node = graph.add(Demo, 'demo')
+    node.raise_fault('fire', Severity.CRITICAL, 'it burns')
+    node.clear_fault('fire')
+    assert graph.call(ClearFault, 'demo/clear_fault').accepted
+    late = graph.listen(FaultArray, 'faults', qos.FAULTS)
+    graph.wait(lambda: late, 'the last list')
+    graph.settle(0.2)
+    assert [list(m.faults) for m in late] == [[]]
+
+
 def test_a_late_joiner_learns_of_faults_and_of_their_absence(graph: Any) -> None:
     node = graph.add(Demo, 'demo')
     early = graph.listen(FaultArray, 'faults', qos.FAULTS)
