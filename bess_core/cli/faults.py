@@ -14,10 +14,10 @@ from .session import (
     add_command,
     add_json,
     add_site,
+    no_site,
     open_session,
     print_json,
     text_table,
-    where,
 )
 
 EXAMPLES = """
@@ -67,10 +67,11 @@ def collect(session: Session, site: str) -> list[tuple[str, Any]]:
                    for topic, types in session.node.get_topic_names_and_types()
                    if 'bess/msg/FaultArray' in types and topic.startswith(f'{namespace}/'))
 
-    session.settle(lambda: 0 < publishers() <= len(sources), lambda: (publishers(), len(sources)),
-                   look=observer.discover)
+    session.patiently(lambda wait: session.settle(
+        lambda: 0 < publishers() <= len(sources), lambda: (publishers(), len(sources)), wait, look=observer.discover)
+        or publishers() or sources, namespace)
     if not publishers() and not sources:
-        raise CliError(f'no site{" " + namespace if namespace else ""} runs here ({where()})')
+        raise CliError(no_site(namespace))
     return observer.faults
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .running import domain, running
 from .session import CliError, add_command, add_json, load_plugin, nearest, print_json, seconds, text_table
 from .up import default_state
 
@@ -82,7 +83,9 @@ def find_folder(state: Path | None) -> Path:
             raise CliError(f'no simulated devices in {folder}; is the site running with --state {state}?')
         return folder
     base = default_state('')
-    found = sorted(f.parent for f in base.glob(f'*/sim/{WORLD}.sock') if _alive(f.parent))
+    usual = {f.parent for f in base.glob(f'*/sim/{WORLD}.sock')}
+    noted = {Path(r.state) / 'sim' for r in running() if r.domain == domain()}
+    found = sorted(f for f in usual | noted if _alive(f))
     if not found:
         raise CliError(f'no site with simulated devices runs with a state folder in {base}; '
                        'name its folder with --state')

@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for name in COMMANDS:
         importlib.import_module(f'bess_core.cli.{name}').add_parser(commands)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said with the usage of the command, not of all
+        getattr(args, 'parser', parser).error(f'unrecognized arguments: {" ".join(unknown)}')
     if args.version:
         from importlib.metadata import version
 

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, 'mode', 'show or choose the mode, start, stop', __doc__, EXAMPLES, run)
     parser.add_argument('mode', nargs='?', default='', metavar='MODE',
                         help='name of a mode, none, start, stop, or maintenance')
-    parser.add_argument('switch', nargs='?', default='', choices=['', 'on', 'off'], metavar='on|off',
+    parser.add_argument('switch', nargs='?', default='', metavar='on|off',
                         help='for maintenance, or to let a mode act beside the main one')
     add_site(parser)
     add_json(parser)
@@ -33,6 +33,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 when refused or when no site runs here."""
+    if args.switch not in ('', 'on', 'off'):
+        hint = f'; to choose a mode: `bess mode {args.switch}`' if args.mode in ('set', 'select', 'mode') else ''
+        args.parser.error(f'after {args.mode} comes on or off, not {args.switch!r}{hint}')
     if args.mode == 'maintenance' and not args.switch:
         raise CliError('maintenance needs on or off', 2)
     if args.switch and args.mode in ('', 'none', 'start', 'stop'):

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import words
+from .running import Running, domain, running
 
 #: FastDDS repeats lost discovery messages every 3 s: whoever looks for less may miss a site that runs.
 TIMEOUT_S = 5.0
 QUIET_S = 0.5  # the graph is taken for complete when nothing new came for so long
+DISCOVERY_S = 15.0  # how much longer a site that is known to run is waited for
 LOOK_S = 0.1  # period of looks at the graph
 SHOWN = 8  # names offered in an error
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
@@ -51,7 +53,7 @@ def add_command(commands: Any, name: str, short: str, text: str | None, examples
             print(f'bess {name}: {error}', file=sys.stderr)
             return error.code
 
-    parser.set_defaults(run=guarded)
+    parser.set_defaults(run=guarded, parser=parser)
     return parser
 
 
@@ -127,9 +129,24 @@ def absolute(name: str) -> str:
 
 def where() -> str:
     """Where this process looks for sites, for errors."""
-    domain = os.environ.get('ROS_DOMAIN_ID') or '0'
     reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    return f'ROS_DOMAIN_ID={domain}, discovery range {reach}'
+    return f'ROS_DOMAIN_ID={domain()}, discovery range {reach}'
+
+
+def noted(wanted: str, on: str = '') -> list[Running]:
+    """Sites that were started here by this user: of this name ('' = any), in this ROS domain ('' = any)."""
+    return [r for r in running() if wanted in ('', r.namespace) and on in ('', r.domain)]
+
+
+def no_site(wanted: str) -> str:
+    """Why no site was found, in words."""
+    text = f'no site{" " + wanted if wanted else ""} is heard here ({where()})'
+    if here := noted(wanted, domain()):
+        return (f'{text}, although {here[0].namespace} was started as process {here[0].pid}: see the log in '
+                f'{here[0].state}/log')
+    if far := noted(wanted):
+        return f'{text}; {far[0].namespace} runs with ROS_DOMAIN_ID={far[0].domain}: set the same here'
+    return f'{text}; start one with `bess up`'
 
 
 class Session:
@@ -187,21 +204,32 @@ class Session:
         Raises `CliError` when there is none, or several and none was named."""
         wanted = absolute(given)
         if wanted:
-            if not self.until(lambda: wanted in self.sites()):
+            if not self.patiently(lambda wait: self.until(lambda: wanted in self.sites(), wait), wanted):
                 raise CliError(self._no_site(wanted))
             return wanted
-        if not self.settle(self.sites, self.sites) and not self.sites():
+        if not self.patiently(lambda wait: self.settle(self.sites, self.sites, wait) or self.sites()):
             raise CliError(self._no_site(''))
         found = self.sites()
         if len(found) != 1:
             raise CliError(f'several sites run here, choose one with --site: {", ".join(found)}', 2)
         return found[0]
 
+    def patiently(self, found: Callable[[float | None], Any], wanted: str = '') -> bool:
+        """`found(seconds)` within the usual time (None), and longer, saying so, while a site is known to run here."""
+        if found(None):
+            return True
+        site = next(iter(noted(wanted, domain())), None)
+        if site is None:
+            return False
+        print(f'{site.namespace} runs since {time.time() - site.since:.0f} s (process {site.pid}) and is not heard '
+              f'yet; waiting up to {DISCOVERY_S:g} s more', file=sys.stderr)
+        return bool(found(DISCOVERY_S))
+
     def _no_site(self, wanted: str) -> str:
         others = self.sites()
         if wanted and others:
             return f'no site {wanted} runs here; there is: {", ".join(others)}'
-        return f'no site{" " + wanted if wanted else ""} runs here ({where()})'
+        return no_site(wanted)
 
     def full_name(self, name: str, site: str = '') -> str:
         """Absolute name of a node or battery: as given with leading slash, else inside the site."""

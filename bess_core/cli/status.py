@@ -14,9 +14,9 @@ from .session import (
     add_command,
     add_json,
     add_site,
+    no_site,
     open_session,
     print_json,
-    where,
 )
 
 EXAMPLES = """
@@ -76,11 +76,12 @@ def observe(session: Session, site: str) -> tuple[Any, list[str]]:
     def silent() -> list[str]:
         return sorted(t for t, key in awaited_topics(session, namespace).items() if key not in heard)
 
-    session.settle(lambda: heard and not silent(), lambda: (len(heard), len(observer.faults)),
-                   look=observer.discover)
+    session.patiently(lambda wait: session.settle(
+        lambda: heard and not silent(), lambda: (len(heard), len(observer.faults)), wait, look=observer.discover)
+        or heard, namespace)
     if not heard:
         others = [s for s in session.sites() if s != namespace]
-        text = f'no site{" " + namespace if namespace else ""} is heard here ({where()})'
+        text = no_site(namespace)
         raise CliError(f'{text}; there is: {", ".join(others)}' if others else text)
     return observer, silent()
 

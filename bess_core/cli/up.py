@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             print(changes(site))
         return 0
     from ..supervisor import lock_state
+    from .running import announce
 
     try:
         lock_state(state)
@@ -83,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
         print(f'{state}: this site is already running with this state folder', file=sys.stderr)
         return 1
     log.setup(state / 'log', 'supervisor', level=site.params.log_level, console='warning')
+    try:
+        announce(site.namespace, state)
+    except OSError as error:  # commands then find it by discovery only, which takes some seconds
+        log.get(f'{site.name}/up').warning('the site is not noted as running', reason=str(error))
     return _Up(site, state, args).run()
 
 

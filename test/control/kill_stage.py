@@ -331,7 +331,7 @@ class Stage:
         if self.pid and Path(f'/proc/{self.pid}').exists():
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 2.0 * START_S) -> None:
         """Until it is true."""
         def done() -> bool:
             if self.broken is not None:
