@@ -12,7 +12,9 @@ from starlette.requests import Request
 
 from bess_telemetry import site_words as words
 from bess_telemetry.care_cards import EventCard, InfoCard, ParameterCard, TestCard, ZoneRow
-from bess_telemetry.dashboard_parts import BatteryCard, CellCard, Chart, Decision, FaultRow, TreeRow
+from bess_telemetry.dashboard_cells import CellCard
+from bess_telemetry.dashboard_chart import Chart
+from bess_telemetry.dashboard_parts import BatteryCard, Decision, FaultRow, TreeRow
 from bess_telemetry.plan_card import ModeRow, PlanCard
 from bess_telemetry.power_picture import PowerPicture
 from bess_telemetry.site_view import Values, power_flow
