@@ -22,13 +22,15 @@ from bess_drivers.device import BadFrame, BadValue, Counters, NoAnswer, ReadOnly
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.battery_parts import (
     LOCAL_DRAFT,
+    add_alarms,
     add_flow,
     add_modules,
     add_strings,
-    connection_alarm,
+    bank_alarms,
     event_alarms,
     from_draft,
     from_strings,
+    vendor_alarms,
 )
 from bess_drivers.sunspec.codec import ModelValues, signed
 from bess_drivers.sunspec.common import SIGNS, Heartbeat, SunSpecParams, check_params
@@ -397,12 +399,12 @@ def decode_battery(
     if bank is not None:
         reading.temperature = bank.number('ModTmpMax')
         reading.temperature_min = bank.number('ModTmpMin')
-        reading.alarms += _string_alarms(bank)
+        add_alarms(reading, bank_alarms(bank))
     state = battery.integer('State')
     reading.mode, reading.contactor = _mode(state, battery.integer('ChaSt'), reading.current)
     if state == SOC_PROTECTION:
         reading.limit_reasons.append('bms: SoC protection')
-    _stop_on_alarms(reading, battery.bits('Evt1'))
+    _stop_on_alarms(reading, _names(reading))
     if battery.integer('ReqInvState') == INVERTER_STOP:
         _stop_request(reading)
     return reading
@@ -446,21 +448,5 @@ def _mode(state: int | None, charge_state: int | None, current: float) -> tuple[
 
 
 def _alarms(battery: ModelValues) -> tuple[Alarm, ...]:
-    alarms = [*event_alarms(battery.bits('Evt1'), 'battery')]
-    for point in ('EvtVnd1', 'EvtVnd2'):
-        value = battery.integer(point)
-        if value:
-            alarms.append(
-                Alarm(
-                    f'sunspec.{point.lower()}',
-                    Severity.WARNING,
-                    f'battery reports vendor events 0x{value:08x} ({point})',
-                )
-            )
-    return tuple(alarms)
-
-
-def _string_alarms(bank: ModelValues) -> tuple[Alarm, ...]:
-    """Strings of the bank that cannot connect."""
-    return tuple(a for n, string in enumerate(bank.elements())
-                 for a in connection_alarm(n, string.integer('StrConFail')))
+    return (*event_alarms([*battery.bits('Evt1'), *battery.bits('Evt2')], 'battery'),
+            *vendor_alarms(battery, 'battery', 'EvtVnd1', 'EvtVnd2'))

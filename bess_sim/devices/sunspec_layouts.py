@@ -122,6 +122,8 @@ class StringBattery(SunSpecRegisters):
     models = ((804, 46), (805, 74), (804, 46), (805, 74))
     name = 'strings'
     events = 0
+    events2 = 0
+    vendor = 0
 
     def show(self) -> None:
         """See `RegisterDevice`."""
@@ -135,7 +137,8 @@ class StringBattery(SunSpecRegisters):
                 10: ('u32', p.cycles), 12: ('u16', p.soh * 1000), 13: ('i16', p.current * 5),
                 14: ('u16', p.voltage * 10), 15: ('u16', max(cells) * 1000), 17: ('u16', min(cells) * 1000),
                 19: ('u16', sum(cells) * 125), 20: ('i16', max(degrees) * 10), 22: ('i16', min(degrees) * 10),
-                24: ('i16', degrees[0] * 10), 28: ('u32', self.events if n else 0), 30: ('u32', 0), 32: ('u32', 0),
+                24: ('i16', degrees[0] * 10), 28: ('u32', self.events if n else 0),
+                30: ('u32', self.events2), 32: ('u32', self.vendor),
                 34: ('u32', 0), 38: ('i16', SF_1), 39: ('i16', SF_1), 40: ('i16', SF_1), 41: ('i16', SF_1),
                 42: ('i16', SF_1), 43: ('i16', SF_3), 44: ('i16', SF_1)})
             self.fill(2 * n + 1, {
@@ -155,6 +158,7 @@ class FlowBattery(SunSpecRegisters):
     name = 'flow battery'
     events = 0
     events2 = 0
+    module_events = 0
     module_events2 = 0
     connection = 0
 
@@ -183,7 +187,8 @@ class FlowBattery(SunSpecRegisters):
                       30: ('i16', SF_1), 31: ('i16', SF_3), 32: ('i16', SF_1), 33: ('i16', SF_1), 34: ('i16', SF_1)})
         for n in (0, 1):
             at = 36 + 24 * n
-            self.fill(1, {at: ('u16', n), at + 2: ('u32', 3), at + 4: ('u16', p.soc * 1000), at + 16: ('u32', 0),
+            self.fill(1, {at: ('u16', n), at + 2: ('u32', 3), at + 4: ('u16', p.soc * 1000),
+                          at + 16: ('u32', self.module_events if n else 0),
                           at + 18: ('u32', self.module_events2 if n else 0),
                           at + 20: ('u16', self.connection if n else 0)})
 
