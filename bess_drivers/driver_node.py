@@ -125,6 +125,9 @@ class DriverNode(BessNode):
         device = self.make_device()
         self._status = self.create_publisher(self.Message, '~/status', qos.MEASUREMENT)
         self._message = self.Message()  # refilled for every publication
+        self._operations = 0
+        self._operate = self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate) \
+            if hasattr(self.DeviceClass, 'operate') else None
         self.configure_role()
         self._bus = bus_for(self.ctx.shared, p.address, self.clock, self.ctx.post)
         self._client = Client(
@@ -147,6 +150,9 @@ class DriverNode(BessNode):
         if self._bus is not None and self._client is not None:
             self._bus.remove(self._client)
         self._bus = self._client = None
+        if getattr(self, '_operate', None) is not None:
+            self.destroy_service(self._operate)
+            self._operate = None
         for publisher in self.publishers_own():
             self.destroy_publisher(publisher)
         self._status = None  # type: ignore[assignment]
@@ -225,6 +231,27 @@ class DriverNode(BessNode):
             attempts, wait = getattr(self._client.device, 'write_attempts', (1, 0.0))
             self._bus.order(self._client, Order(name, run, partial(self._guarded, done), expires, attempts, wait))
 
+    def _on_operate(self, request: DeviceOperation.Request, answer: Any) -> None:
+        """Answered once the device confirmed, or with the reason why it did not."""
+        response = DeviceOperation.Response()
+        if self.params.read_only or self._client is None:
+            response.message = 'read_only is set' if self.params.read_only else 'not configured'
+            answer(response)
+            return
+        device, operation, arguments = self._client.device, request.operation, list(request.arguments)
+
+        def done(error: DeviceError | None) -> None:
+            response.accepted = error is None
+            response.message = 'done' if error is None else f'{error.kind}: {error}'
+            self.log.info('operation', operation=operation, arguments=' '.join(arguments), result=response.message)
+            answer(response)
+
+        def run() -> None:
+            response.values = device.operate(operation, arguments)  # type: ignore[attr-defined]
+
+        self._operations += 1  # an own name each: every caller gets an answer
+        self.order(f'operation {self._operations}', run, done, self.clock.now() + OPERATION_S)
+
     def diagnostics(self) -> dict[str, Any]:
         """Traffic, for people."""
         c = self._client
@@ -247,7 +274,7 @@ class DriverNode(BessNode):
                 'wire p50 [ms]': f'{wire.round_trip(0.5) * 1e3:.1f}',
                 'wire p99 [ms]': f'{wire.round_trip(0.99) * 1e3:.1f}',
                 **{f'wire errors {kind}': n for kind, n in list(wire.errors.items())}}),
-            **{f'age {name} [s]': f'{age:.2f}' for name, age in ages.items()},
+            **{f'age {name} [s]': f'{age:.2f}' for name, age in ages.items()}, **getattr(c.device, 'shown', {}),
         }
 
 
@@ -267,8 +294,6 @@ class BatteryDriverNode(DriverNode):
             self.create_deferred_service(GetStatus, '~/get_status', self._on_get_status),
             self.create_deferred_service(SetContactor, '~/set_contactor', self._on_set_contactor),
         ]
-        if hasattr(self.DeviceClass, 'operate'):
-            self._own_services.append(self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate))
         self._contactor_orders = 0
         self._asking: list[Any] = []  # answers that wait for a fresh reading
         self._balance_until = -inf  # end of the lease of the cells that are bled
@@ -338,27 +363,6 @@ class BatteryDriverNode(DriverNode):
             if not response.fresh:
                 response.message = f'{Quality(self.reading.quality).name}: the device has not answered in time'
             answer(response)
-
-    def _on_operate(self, request: DeviceOperation.Request, answer: Any) -> None:
-        """Answered once the device confirmed, or with the reason why it did not."""
-        response = DeviceOperation.Response()
-        if self.params.read_only or self._client is None:
-            response.message = 'read_only is set' if self.params.read_only else 'not configured'
-            answer(response)
-            return
-        device, operation, arguments = self._client.device, request.operation, list(request.arguments)
-
-        def done(error: DeviceError | None) -> None:
-            response.accepted = error is None
-            response.message = 'done' if error is None else f'{error.kind}: {error}'
-            self.log.info('operation', operation=operation, arguments=' '.join(arguments), result=response.message)
-            answer(response)
-
-        def run() -> None:
-            response.values = device.operate(operation, arguments)  # type: ignore[attr-defined]
-
-        self._contactor_orders += 1  # as for contactors
-        self.order(f'operation {self._contactor_orders}', run, done, self.clock.now() + OPERATION_S)
 
     def _on_balance(self, message: BalanceSetpoint) -> None:
         """Bleed these cells until the lease ends; what cannot be is refused and the lease that holds goes on."""
@@ -461,6 +465,26 @@ class ConverterDriverNode(DriverNode):
         else:
             self._gate.start()
         self._step()
+        self._apply_settings()
+
+    def _apply_settings(self) -> None:
+        """Settings of the site file that the device keeps by itself, written where they differ."""
+        if self._client is None or self.params.read_only or not hasattr(self._client.device, 'apply_settings'):
+            return
+        device, written = self._client.device, []
+
+        def done(error: DeviceError | None) -> None:
+            self.set_fault(error is not None, 'converter.settings', Severity.ERROR,
+                           f'settings of the site file not written: {error}')
+            if written:
+                self.log.info('settings written', settings=', '.join(written))
+
+        self.order('settings', lambda: written.extend(device.apply_settings()), done)
+
+    def _on_identity(self, identity: Identity) -> None:
+        super()._on_identity(identity)
+        if self.is_active:  # it may be another device than before
+            self._apply_settings()
 
     def on_bess_deactivate(self) -> None:
         """Zero at once, remote control released; measuring goes on."""

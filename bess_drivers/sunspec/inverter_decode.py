@@ -150,6 +150,14 @@ def _der_control(
             reading.limit_reasons.append(f'inverter: output limited to {100 * limit:g} % of WMax')
 
 
+def enter_service(reading: ConverterReading, m: ModelValues) -> None:
+    """Say where 703 keeps the device off the grid."""
+    if m.integer('ES') == 0:
+        reading.limit_reasons.append('inverter: not permitted to enter service (703 ES)')
+    elif m.number('ESDlyRemTms') > 0:
+        reading.limit_reasons.append(f'inverter: enters service in {m.number("ESDlyRemTms"):g} s')
+
+
 def _dc(reading: ConverterReading, dc: ModelValues, params: SunSpecInverterParams) -> None:
     sign = SIGNS[params.dc_sign]
     ports = dc.elements()

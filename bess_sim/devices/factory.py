@@ -207,8 +207,9 @@ def _sunspec_battery(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults
 def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.sunspec import SunSpecInverterSimulator
 
-    options = _options(config, unit_id=1, models='der')
-    registers = SunSpecInverterSimulator(plant, _unit_of(config), models=options['models'])
+    options = _options(config, unit_id=1, models='der', curves=False)
+    more = {'curves': True} if options['curves'] else {}
+    registers = SunSpecInverterSimulator(plant, _unit_of(config), models=options['models'], **more)
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
