@@ -86,7 +86,8 @@ setup(
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['bess_*']),
     package_data={'': ['*.yaml', '*.json', '*.css', '*.js']},
-    extras_require={} if EDITABLE else {'gpio': requirements('gpio'), 'iec61850': requirements('iec61850')},
+    extras_require={} if EDITABLE else {'gpio': requirements('gpio'), 'iec61850': requirements('iec61850'),
+                                       'p1': requirements('p1')},
     install_requires=[] if EDITABLE else requirements('ros') + requirements('run'),
     ext_modules=[] if EDITABLE else [Extension(f'{NAME}._cmake', [])],  # makes it a platform wheel
     cmdclass={} if EDITABLE else {'build_ext': CMakeInstall},

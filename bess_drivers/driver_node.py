@@ -126,8 +126,9 @@ class DriverNode(BessNode):
         self._status = self.create_publisher(self.Message, '~/status', qos.MEASUREMENT)
         self._message = self.Message()  # refilled for every publication
         self._operations = 0
-        self._operate = self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate) \
-            if hasattr(self.DeviceClass, 'operate') else None
+        self._operate: Any = None
+        if hasattr(self.DeviceClass, 'operate'):
+            self._operate = self.create_deferred_service(DeviceOperation, '~/operate', self._on_operate)
         self.configure_role()
         self._bus = bus_for(self.ctx.shared, p.address, self.clock, self.ctx.post)
         self._client = Client(
@@ -471,7 +472,7 @@ class ConverterDriverNode(DriverNode):
         """Settings of the site file that the device keeps by itself, written where they differ."""
         if self._client is None or self.params.read_only or not hasattr(self._client.device, 'apply_settings'):
             return
-        device, written = self._client.device, []
+        device, written = self._client.device, list[str]()
 
         def done(error: DeviceError | None) -> None:
             self.set_fault(error is not None, 'converter.settings', Severity.ERROR,

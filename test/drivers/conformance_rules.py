@@ -38,6 +38,8 @@ ELSEWHERE = {
     'bme680': ('a chip on I2C, read only', 'test/drivers/test_sensors.py'),
     'bq40z50': ('a chip on SMBus with a simulated chip of its own', 'test/drivers/test_bq40z50.py'),
     'gps': ('a receiver that only talks (NMEA)', 'test/drivers/test_gps.py'),
+    'p1': ('a meter that only talks (P1), with a simulated meter on a pty and on TCP', 'test/drivers/test_p1.py'),
+    'pulse': ('a pin that is only read', 'test/drivers/test_pulse.py'),
     'iec61850': ('MMS, spoken by a bridge process', 'test/drivers/test_iec61850.py'),
     'can_meter': ('the class of can_battery with another message', 'test/drivers/test_can_profile.py'),
     'modbus_climate': ('no installed profile of this role', 'test/drivers/test_profile_device.py'),
