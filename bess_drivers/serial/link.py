@@ -12,6 +12,7 @@ a silent device costs the others one time-out; where they do not, it waits for w
 
 from __future__ import annotations
 
+import errno
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ class Incomplete(NoAnswer):
     def __init__(self, message: str, data: bytes) -> None:
         super().__init__(message)
         self.data = data
+
+
+def port_problem(error: BaseException) -> str:
+    """Why a port cannot be opened, in words."""
+    if getattr(error, 'errno', None) == errno.EAGAIN:
+        return 'another program uses this port (a site that runs?)'
+    return str(error)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class SerialPort:
                 timeout=POLL_S,
                 write_timeout=write_timeout_s, exclusive=True)
         except (ValueError, *PORT_ERRORS) as error:
-            raise Disconnected(f'{where.path}: {error}') from error
+            raise Disconnected(f'{where.path}: {port_problem(error)}') from error
         self.silent = 0
 
     def close(self) -> None:

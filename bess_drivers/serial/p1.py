@@ -18,7 +18,7 @@ import serial  # type: ignore[import-untyped]
 from bess_core.params import param
 from bess_core.values import Identity, MeterReading
 from bess_drivers.device import DeviceError, Disconnected, NoAnswer, Role
-from bess_drivers.serial.link import POLL_S, PORT_ERRORS, parse_address
+from bess_drivers.serial.link import POLL_S, PORT_ERRORS, parse_address, port_problem
 from bess_drivers.serial.p1_telegram import Framer, Values, reader, reading_from
 
 CHUNK = 4096
@@ -51,7 +51,7 @@ class _Serial:
             self._port = serial.Serial(a.path, a.baud, bytesize=a.bytesize, parity=a.parity, stopbits=a.stopbits,
                                        timeout=POLL_S, exclusive=True)
         except (*PORT_ERRORS, ValueError) as error:
-            raise Disconnected(f'{a.path}: {error}') from error
+            raise Disconnected(f'{a.path}: {port_problem(error)}') from error
 
     def read(self) -> bytes:
         return bytes(self._port.read(max(1, min(self._port.in_waiting, CHUNK))))

@@ -155,9 +155,15 @@ class SunSpecBattery:
         self._hb = Heartbeat(params.heartbeat_timeout_s)
         self._modules: list[ModelValues] = []
         self._modules_at = nan
+        self._read_at: dict[int, float] = {}  # model -> s, site time
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since each model was read."""
+        return {str(m): now - at for m, at in self._read_at.items()}
 
     def open(self) -> None:
         """See `Device`."""
+        self._read_at = {}
         self._map.forget()
         self._hb.reset()
         self._modules, self._modules_at = [], nan
@@ -195,10 +201,12 @@ class SunSpecBattery:
     def read(self, now: float) -> BatteryReading:
         """See `BatteryDevice`. Raises `BadValue` where V, A or SoC is missing (713: SoC)."""
         try:
-            return self._read(now)
+            reading = self._read(now)
         except BadFrame:
             self._map.forget()  # the models may have moved
             raise
+        self._read_at.update((m, now) for m in (713, 801, 802, 803, 804, 807) if self._map.has(m))
+        return reading
 
     def _read(self, now: float) -> BatteryReading:
         model = self._scan()
@@ -207,7 +215,7 @@ class SunSpecBattery:
         if model == 804:
             reading = from_strings(self._map.read_each(804), SIGNS[self.params.current_sign], now)
             _stop_on_alarms(reading, _names(reading))
-            self._add_modules(reading)
+            self._add_modules(reading, now)
             return reading
         if self._map.is_draft(802):
             return self._from_draft(now)
@@ -221,7 +229,7 @@ class SunSpecBattery:
             add_flow(reading, self._map.read_each(807))
             if 'fire_alarm' in _names(reading):
                 _stop_on_alarms(reading, ['fire_alarm'])
-        self._add_modules(reading)
+        self._add_modules(reading, now)
         if self._hb.stands_still(models[802].number('Hb'), now):
             reading.quality = Quality.STALE
             reading.alarms += (
@@ -235,12 +243,12 @@ class SunSpecBattery:
             reading.alarms += self._beat(models[802])
         return reading
 
-    def _add_modules(self, reading: BatteryReading) -> None:
+    def _add_modules(self, reading: BatteryReading, now: float) -> None:
         if not self._map.has(805):
             return
         if not self._clock() - self._modules_at < self.params.cells_every_s:
             self._modules = self._map.read_each(805)
-            self._modules_at = self._clock()
+            self._modules_at, self._read_at[805] = self._clock(), now
         add_modules(reading, self._modules)
 
     def _from_draft(self, now: float) -> BatteryReading:
