@@ -301,7 +301,7 @@ def test_wrong_channels(text, problem):
 
 
 def test_thermistor_curves():
-    # Table of a 10 kOhm, B25/85 = 3977 thermistor: 0 degC 32.56 kOhm, 25 degC 10 kOhm, 50 degC 3.605 kOhm.
+    # Of a usual 10 kOhm thermistor with B25/85 = 3977: 0 degC 32.56 kOhm, 25 degC 10 kOhm, 50 degC 3.605 kOhm.
     curve = SteinhartHart.from_points([(0.0, 32_560.0), (25.0, 10_000.0), (50.0, 3_605.0)])
     assert [curve.temperature(r) for r in (32_560.0, 10_000.0, 3_605.0)] == pytest.approx([0.0, 25.0, 50.0])
     assert curve.temperature(19_872.0) == pytest.approx(10.0, abs=0.1)
