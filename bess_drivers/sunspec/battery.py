@@ -3,130 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import isnan, nan
 from typing import ClassVar
 
 from bess_core.values import (
     Alarm,
     BatteryReading,
-    Contactor,
     Identity,
     Mode,
     Quality,
     Severity,
-    smallest_known,
 )
 from bess_drivers.device import BadFrame, BadValue, Counters, NoAnswer, ReadOnlyError, Refused, Role
 from bess_drivers.modbus.link import ModbusLink
+from bess_drivers.sunspec.battery_decode import (
+    CONNECT,
+    CONNECTED,
+    DISCONNECT,
+    DISCONNECTED,
+    FAULT,
+    INVERTER_STOP,
+    SOC_PROTECTION,
+    STATE_NAMES,
+    decode_battery,
+    names,
+    stop_on_alarms,
+    stop_request,
+)
+from bess_drivers.sunspec.battery_params import SunSpecBatteryParams
 from bess_drivers.sunspec.battery_parts import (
     LOCAL_DRAFT,
-    add_alarms,
     add_flow,
     add_modules,
     add_strings,
-    bank_alarms,
-    event_alarms,
     from_draft,
     from_strings,
-    vendor_alarms,
 )
-from bess_drivers.sunspec.codec import ModelValues, signed
-from bess_drivers.sunspec.common import SIGNS, Heartbeat, SunSpecParams, check_params
+from bess_drivers.sunspec.codec import ModelValues
+from bess_drivers.sunspec.common import SIGNS, Heartbeat
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 
-#: 802 State and SetOp
-DISCONNECTED, INITIALIZING, CONNECTED, STANDBY, SOC_PROTECTION, SUSPENDING, FAULT = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    99,
-)
-CONNECT, DISCONNECT = 1, 2
-CHARGING, DISCHARGING = 4, 3  # 802 ChaSt
-INVERTER_STOP = 2  # 802 ReqInvState
-STATE_NAMES = {
-    DISCONNECTED: 'disconnected',
-    INITIALIZING: 'initializing',
-    CONNECTED: 'connected',
-    STANDBY: 'standby',
-    SOC_PROTECTION: 'SoC protection',
-    SUSPENDING: 'suspending',
-    FAULT: 'fault',
-}
-
-#: 802 Evt1 alarms that end charging or discharging ("alarms must stop or limit, warnings must not").
-STOP_CHARGING = {'fire_alarm', 'over_temp_alarm', 'under_temp_alarm', 'over_volt_alarm', 'over_soc_max_alarm'}
-STOP_DISCHARGING = {'fire_alarm', 'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'}
-
-
-@dataclass(frozen=True)
-class SunSpecBatteryParams(SunSpecParams):
-    """Where the battery is and what its map leaves open."""
-
-    current_sign: str = field(
-        default='charge_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(SIGNS),
-            'doc': 'sign of 802 A; SunSpec leaves it open',
-        },
-    )
-    power_sign: str = field(
-        default='charge_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(SIGNS),
-            'doc': 'sign of 802 W; SunSpec leaves it open',
-        },
-    )
-    heartbeat: bool = field(
-        default=False,
-        metadata={'unit': '', 'doc': 'write 802 CtrlHb, +1 every second, while the device is read'},
-    )
-    heartbeat_timeout_s: float = field(
-        default=5.0,
-        metadata={
-            'unit': 's',
-            'min': 1.5,
-            'max': 3600.0,
-            'doc': 'a battery whose counting 802 Hb stands still for longer is reported as stale',
-        },
-    )
-    cells_every_s: float = field(
-        default=5.0,
-        metadata={
-            'unit': 's',
-            'min': 0.0,
-            'max': 3600.0,
-            'doc': 'how often the single cells of the modules (805) are read',
-        },
-    )
-    contactor_timeout_s: float = field(
-        default=10.0,
-        metadata={
-            'unit': 's',
-            'min': 0.1,
-            'max': 600.0,
-            'doc': 'time within which State must confirm 802 SetOp',
-        },
-    )
-    max_disconnect_current: float = field(
-        default=5.0,
-        metadata={
-            'unit': 'A',
-            'min': 0.0,
-            'max': 10000.0,
-            'doc': 'no disconnecting while the current is larger: contactors do not break load',
-        },
-    )
-
-    def __post_init__(self) -> None:
-        check_params(self)
+__all__ = ['SunSpecBattery', 'SunSpecBatteryParams']
 
 
 class SunSpecBattery:
@@ -214,7 +132,7 @@ class SunSpecBattery:
             return self._from_capacity(self._map.read(713), now)
         if model == 804:
             reading = from_strings(self._map.read_each(804), SIGNS[self.params.current_sign], now)
-            _stop_on_alarms(reading, _names(reading))
+            stop_on_alarms(reading, names(reading))
             self._add_modules(reading, now)
             return reading
         if self._map.is_draft(802):
@@ -227,8 +145,8 @@ class SunSpecBattery:
             add_strings(reading, self._map.read_each(804))
         if self._map.has(807):
             add_flow(reading, self._map.read_each(807))
-            if 'fire_alarm' in _names(reading):
-                _stop_on_alarms(reading, ['fire_alarm'])
+            if 'fire_alarm' in names(reading):
+                stop_on_alarms(reading, ['fire_alarm'])
         self._add_modules(reading, now)
         if self._hb.stands_still(models[802].number('Hb'), now):
             reading.quality = Quality.STALE
@@ -258,9 +176,9 @@ class SunSpecBattery:
         models = self._map.read_models({801: 0, 802: 0, **({803: 0} if bank else {})})
         base, battery = models[801], models[802]
         reading = from_draft(base, battery, models.get(803), SIGNS[self.params.current_sign], now)
-        _stop_on_alarms(reading, _names(reading))
+        stop_on_alarms(reading, names(reading))
         if battery.integer('BatReqPCSSt') == INVERTER_STOP:
-            _stop_request(reading)
+            stop_request(reading)
         if self._hb.stands_still(base.number('DERHb'), now):
             reading.quality = Quality.STALE
             reading.alarms += (Alarm('sunspec.heartbeat_lost', Severity.ERROR, '801 DERHb does not count'),)
@@ -365,96 +283,3 @@ class SunSpecBattery:
         self._map.write(model, {point: 1}, {})
 
 
-def decode_battery(
-    battery: ModelValues, bank: ModelValues | None, params: SunSpecBatteryParams
-) -> BatteryReading:
-    """A reading from model 802 and, where there is one, 803. Pure; leaves the times to the caller.
-
-    SoC is in % of WHRtg; energy = WHRtg * SoC * SoH as SunSpec 713 defines it, with SoH taken as 1
-    where it is not implemented. Raises `BadValue` where V, A or SoC is missing.
-    """
-    voltage, soc = battery.number('V'), battery.number('SoC') / 100
-    current = signed(battery.number('A'), SIGNS[params.current_sign])
-    missing = [n for n, v in (('V', voltage), ('A', current), ('SoC', soc)) if isnan(v)]
-    if missing:
-        raise BadValue(f'802 {", ".join(missing)} is not implemented or cannot be scaled')
-    power = signed(battery.number('W'), SIGNS[params.power_sign])
-    soh = battery.number('SoH') / 100
-    health = 1.0 if isnan(soh) else soh
-    charge_full, energy_full = battery.number('AHRtg') * health, battery.number('WHRtg') * health
-    charge_limit, discharge_limit = battery.number('AChaMax'), battery.number('ADisChaMax')
-    reading = BatteryReading(
-        quality=Quality.OK,
-        voltage=voltage,
-        current=current,
-        power=voltage * current if isnan(power) else power,
-        soc=soc,
-        soh=soh,
-        charge=charge_full * soc,
-        charge_full=charge_full,
-        energy=energy_full * soc,
-        energy_full=energy_full,
-        max_charge_current=charge_limit,
-        max_discharge_current=discharge_limit,
-        max_charge_power=smallest_known(battery.number('WChaRteMax'), charge_limit * voltage),
-        max_discharge_power=smallest_known(
-            battery.number('WDisChaRteMax'), discharge_limit * voltage
-        ),
-        cell_voltage_min=battery.number('CellVMin'),
-        cell_voltage_max=battery.number('CellVMax'),
-        alarms=_alarms(battery),
-    )
-    if bank is not None:
-        reading.temperature = bank.number('ModTmpMax')
-        reading.temperature_min = bank.number('ModTmpMin')
-        add_alarms(reading, bank_alarms(bank))
-    state = battery.integer('State')
-    reading.mode, reading.contactor = _mode(state, battery.integer('ChaSt'), reading.current)
-    if state == SOC_PROTECTION:
-        reading.limit_reasons.append('bms: SoC protection')
-    _stop_on_alarms(reading, _names(reading))
-    if battery.integer('ReqInvState') == INVERTER_STOP:
-        _stop_request(reading)
-    return reading
-
-
-def _stop_request(reading: BatteryReading) -> None:
-    reading.limit_reasons.append('bms: asks the inverter to stop')
-    reading.max_charge_current = reading.max_discharge_current = 0.0
-    reading.max_charge_power = reading.max_discharge_power = 0.0
-
-
-def _names(reading: BatteryReading) -> list[str]:
-    return [a.id.removeprefix('sunspec.') for a in reading.alarms]
-
-
-def _stop_on_alarms(reading: BatteryReading, events: Iterable[str]) -> None:
-    """No power towards an alarm, also where the battery leaves its limits as they were."""
-    for name in events:
-        if name in STOP_CHARGING:
-            reading.max_charge_current = reading.max_charge_power = 0.0
-        if name in STOP_DISCHARGING:
-            reading.max_discharge_current = reading.max_discharge_power = 0.0
-        if name in STOP_CHARGING | STOP_DISCHARGING:
-            reading.limit_reasons.append(f'bms: {name.replace("_", " ")}')
-
-
-def _mode(state: int | None, charge_state: int | None, current: float) -> tuple[Mode, Contactor]:
-    if state == FAULT:
-        return Mode.FAULT, Contactor.UNKNOWN
-    if state in (DISCONNECTED, INITIALIZING):
-        return Mode.OFF, Contactor.OPEN
-    if state in (CONNECTED, SOC_PROTECTION):
-        by_state = {CHARGING: Mode.CHARGING, DISCHARGING: Mode.DISCHARGING}
-        if charge_state is not None:
-            return by_state.get(charge_state, Mode.IDLE), Contactor.CLOSED
-        mode = Mode.CHARGING if current > 0 else Mode.DISCHARGING if current < 0 else Mode.IDLE
-        return mode, Contactor.CLOSED
-    if state == STANDBY:  # SunSpec does not say whether the contactors are closed
-        return Mode.IDLE, Contactor.UNKNOWN
-    return (Mode.OFF if state == SUSPENDING else Mode.UNKNOWN), Contactor.UNKNOWN
-
-
-def _alarms(battery: ModelValues) -> tuple[Alarm, ...]:
-    return (*event_alarms([*battery.bits('Evt1'), *battery.bits('Evt2')], 'battery'),
-            *vendor_alarms(battery, 'battery', 'EvtVnd1', 'EvtVnd2'))

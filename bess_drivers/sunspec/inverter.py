@@ -21,12 +21,14 @@ from bess_drivers.device import (
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues
 from bess_drivers.sunspec.common import Heartbeat
+from bess_drivers.sunspec.control_common import INVERTER_MODELS
 from bess_drivers.sunspec.curves import Points
+from bess_drivers.sunspec.der_control import DerControl
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 from bess_drivers.sunspec.grid_functions import GridFunctions
-from bess_drivers.sunspec.inverter_control import INVERTER_MODELS, DerControl, LegacyControl
 from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy, enter_service
 from bess_drivers.sunspec.inverter_params import SunSpecInverterParams
+from bess_drivers.sunspec.legacy_control import LegacyControl
 
 __all__ = ['SunSpecInverter', 'SunSpecInverterParams']
 

@@ -139,6 +139,8 @@ class CanBmsSimulator:
         while not self._stop.is_set():
             try:
                 message = self._bus.recv(LISTEN_S)
+            except OSError:
+                raise  # the bus is gone
             except Exception:  # noqa: BLE001 - others may send anything; a battery talks on
                 message = None
             if message is not None and message.arbitration_id == 0x305:
