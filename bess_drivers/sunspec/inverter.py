@@ -28,6 +28,9 @@ from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 from bess_drivers.sunspec.grid_functions import GridFunctions
 from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy, enter_service
 from bess_drivers.sunspec.inverter_params import SunSpecInverterParams
+from bess_drivers.sunspec.kaco_control import MODEL as KACO
+from bess_drivers.sunspec.kaco_control import STATES as KACO_STATES
+from bess_drivers.sunspec.kaco_control import KacoControl
 from bess_drivers.sunspec.legacy_control import LegacyControl
 
 __all__ = ['SunSpecInverter', 'SunSpecInverterParams']
@@ -60,6 +63,7 @@ class SunSpecInverter:
         self._map = DeviceMap(self._link, params.unit, params.base, params.max_registers)
         self._der = DerControl(self._map, params, clock)
         self._legacy = LegacyControl(self._map, params, clock)
+        self._kaco = KacoControl(self._map, params, clock)
         self._hb = Heartbeat(params.heartbeat_timeout_s)
         self.grid = GridFunctions(self._map, params, clock)
         self._read_at: dict[int, float] = {}  # model -> s, site time
@@ -95,6 +99,7 @@ class SunSpecInverter:
         self._map.forget()
         self._der.forget()
         self._legacy.forget()
+        self._kaco.forget()
         self._hb.reset()
         self.grid.forget()
         self._read_at = {}
@@ -110,6 +115,7 @@ class SunSpecInverter:
         except DeviceError as error:
             self._der.forget()
             self._legacy.forget()
+            self._kaco.forget()
             if isinstance(error, BadFrame):
                 self._map.forget()
             raise
@@ -177,21 +183,24 @@ class SunSpecInverter:
         return reading
 
     def _read_legacy(self, model: int, now: float) -> ConverterReading:
-        control = 123 if self.params.legacy_control == 'signed_limit' else 124
+        writer: LegacyControl | KacoControl = self._kaco if self._map.has(KACO) else self._legacy
+        control = KACO if writer is self._kaco else 123 if self.params.legacy_control == 'signed_limit' else 124
         models = self._with_settings({model: 0, control: 0, 64800: 0}, (120, 121), now)
         reading = decode_legacy(
             models[model], models.get(120), models.get(121), models.get(124), self.params
         )
         if state := models.get(control):
-            self._check_orders(reading, self._legacy, state)
+            self._check_orders(reading, writer, state)
+        if (kaco := models.get(KACO)) and (code := kaco.integer('CurrentState')) in KACO_STATES:
+            reading.state = KACO_STATES[code]
         if operation := models.get(64800):
             self._operation(reading, operation, now)
-        reading.setpoint, reading.reactive_setpoint = self._legacy.power, self._legacy.reactive
+        reading.setpoint, reading.reactive_setpoint = writer.power, writer.reactive
         return reading
 
     @staticmethod
     def _check_orders(
-        reading: ConverterReading, writer: DerControl | LegacyControl, state: ModelValues
+        reading: ConverterReading, writer: DerControl | LegacyControl | KacoControl, state: ModelValues
     ) -> None:
         """Say so where the device left an order, or would never leave it by itself."""
         reading.alarms += tuple(
@@ -238,12 +247,14 @@ class SunSpecInverter:
                 Alarm('sunspec.heartbeat_refused', Severity.WARNING, f'{model} ControllerHb: {error}'),
             )
 
-    def _control(self) -> DerControl | LegacyControl:
+    def _control(self) -> DerControl | LegacyControl | KacoControl:
         if self._read_only:
             raise ReadOnlyError('nothing written: read-only')
         self._scan()
         if self._map.has(704):
             return self._der
+        if self._map.has(KACO):
+            return self._kaco
         model = 123 if self.params.legacy_control == 'signed_limit' else 124
         if not self._map.has(model):
             raise BadValue(

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
 from math import inf, isnan, nan
 from pathlib import Path
@@ -427,6 +428,15 @@ def test_bme280_on_the_bus(climate_bus):
     climate_bus.set(0x76, memory={0xD0: 0x58})
     with pytest.raises(BadValue, match='chip id 0x58'):
         sensor.identify()
+    sensor.close()
+
+
+def test_bme280_and_a_step_of_the_wall_clock(climate_bus, monkeypatch):
+    sensor, real = Bme280Sensor(BmeParams(address=climate_bus.address)), time.time
+    sensor.open()
+    for now, step in ((10.0, 3e8), (11.0, -3e8)):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        assert sensor.read(now).time == now
     sensor.close()
 
 

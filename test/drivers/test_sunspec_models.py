@@ -205,6 +205,12 @@ def test_points_that_the_drivers_use_exist_and_have_the_units_of_the_code() -> N
 ELSEWHERE = {
     (64800, 14): 'LocRemCtl@2 PCSHb@3 ControllerHb@4! Reserved@5 PCSSetOperation@6! MaxBatACha@7! MaxBatADischa@8! '
                  'MaxA@9 MaxACur@10 MaxBatA_SF@11 MaxA_SF@12 MaxACur_SF@13 Pad1@14 Pad2@15',
+    (64201, 52): 'VersionMajor@2 VersionMinor@3 RequestedState@4! CurrentState@5 ControlMode@6! R7@7 Watchdog@8! '
+                 'WSetPct@9! VarSetPct@10! R11@11 R12@12 R13@13 R14@14 R15@15 StVnd@16 StPu@17 StPcu@18 ErrPcu@19 '
+                 'WParamRmpTms@20! WParamRmpDecTmm@21! WParamRmpIncTmm@22! R23@23 R24@24 WParamEna@25! '
+                 'VarParamRmpTms@26! VarParamRmpDecTmm@27! VarParamRmpIncTmm@28! R29@29 R30@30 VarParamEna@31! '
+                 'PhVphA@32 PhVphB@33 PhVphC@34 W@35 VAr@36 Hz@37 R38@38 R39@39 R40@40 R41@41 R42@42 R43@43 R44@44 '
+                 'R45@45 WSetPct_SF@46 VarSetPct_SF@47 RmpTms_SF@48 RmpIncDec_SF@49 V_SF@50 W_SF@51 VAr_SF@52 Hz_SF@53',
     (801, 22): 'DERTyp@2 WHRtg@3 WMaxChaRte@4 WMaxDisChaRte@5 DisChaRte@6 SoCNpMaxPct@7 SoCNpMinPct@8 MaxRsvPct@9 '
                'MinRsvPct@10 SoC@11 ChaSt@12 LocRemCtl@13 Evt@14 DERHb@16 ControllerHb@17! DERAlarmReset@18! '
                'WHRtg_SF@19 WMaxChaDisCha_SF@20 DisChaRte_SF@21 SoC_SF@22 Pad@23',
