@@ -162,6 +162,7 @@ class DalyBms(SerialBms):
 
     Params: ClassVar[type] = DalyParams
     addressed: ClassVar[bool] = True
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (9600,)
     prefix: ClassVar[str] = 'daly'
     params: DalyParams
 

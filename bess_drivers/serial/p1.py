@@ -93,6 +93,8 @@ class P1Meter:
     Params: ClassVar[type] = P1Params
     role: ClassVar[Role] = Role.METER
     never_writes: ClassVar[bool] = True
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (115200,)
+    PROBE_SETTINGS: ClassVar[dict[str, float]] = {'timeout_s': 1.5}
 
     def __init__(self, params: P1Params, read_only: bool = False, clock: Callable[[], float] = monotonic) -> None:
         self.params, self._clock = params, clock

@@ -201,7 +201,7 @@ class FlowBattery(SunSpecRegisters):
 class MesaPcs(SunSpecRegisters):
     """An inverter with 103, 120, 121, 123 and MESA-PCS 64800; 123 WMaxLimPct is signed, - = charging."""
 
-    models = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14))
+    models: tuple[tuple[int, int], ...] = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14))
     writable = frozenset({(3, n) for n in range(2, 23)} | {(4, 4), (4, 6), (4, 7), (4, 8), (2, 12)})
     name = 'MESA-PCS'
     local = False

@@ -129,6 +129,13 @@ def test_totals_and_missing_export() -> None:
     assert (r.active_power, r.energy_import, r.energy_export) == pytest.approx((250.0, 100_500.0, 2500.0))
 
 
+@needs_library
+def test_an_empty_value_is_not_known() -> None:
+    empty = STANDARD_3.replace(b'1-0:2.7.0', b'1-0:32.7.0()\r\n1-0:31.7.0()\r\n1-0:2.7.0')
+    r = p1.reading_from(p1.reader()(p1.check(empty)), 0.0)
+    assert isnan(r.voltage[0]) and isnan(r.current[0]) and r.active_power == pytest.approx(1190.0)
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_garbage_gives_only_device_errors(data: Any) -> None:
