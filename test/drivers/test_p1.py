@@ -161,11 +161,11 @@ class Bench:
     def __init__(self, kind: str, tmp_path: Path, version: int = 5) -> None:
         self.plant, self.faults = StaticPlant(), DeviceFaults()
         where = 'tcp://127.0.0.1:0' if kind == 'tcp' else f'serial:{tmp_path / "p1"}'
-        self.meter = P1Simulator(self.plant, self.faults, where, version=version, period=0.1)
+        self.meter = P1Simulator(self.plant, self.faults, where, version=version, period=0.05)
         self.address = self.meter.start()
 
     def device(self, **params: Any) -> P1Meter:
-        made = P1Meter(P1Params(address=self.address, timeout_s=0.6, **params))
+        made = P1Meter(P1Params(address=self.address, timeout_s=0.4, **params))
         made.open()
         return made
 
