@@ -72,7 +72,7 @@ def absent(stand: Stand, check: str) -> str:
                     'sonnen': 'test/drivers/test_sonnen.py'}[stand.driver]
         return 'test/drivers/test_sonnen.py' if stand.driver == 'sonnen_battery' else ''
     if check == 'unknown':
-        if stand.name == 'sunspec_inverter-mesa_pcs':
+        if stand.name in ('sunspec_inverter-mesa_pcs', 'sunspec_inverter-kaco'):
             return 'with SunSpec 7xx'
         if stand.driver in ('sunspec_battery', 'sunspec_meter', 'sunspec_inverter'):
             return ''
