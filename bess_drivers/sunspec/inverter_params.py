@@ -74,6 +74,10 @@ class SunSpecInverterParams(SunSpecParams):
             'doc': "ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is",
         },
     )
+    battery_charge_current: float = param(
+        nan, 'A', 'largest DC current into the battery (64800 MaxBatACha); NaN = leave it', low=0.0, high=65534.0)
+    battery_discharge_current: float = param(
+        nan, 'A', 'largest DC current out of the battery (64800 MaxBatADischa); NaN = leave it', low=0.0, high=65534.0)
     volt_var: list[float] = param([], '', 'curve of 705 that the device is to hold: V (% of nominal), var (%), ...; '
                                           'empty = leave it as it is')
     volt_watt: list[float] = param([], '', 'the same of 706: V (% of nominal), W (%), ...')

@@ -75,8 +75,9 @@ class KacoControl:
             self.reactive = float(reactive)
 
     def _prepare(self) -> None:
-        if not (isnan(self._params.power_factor) and isnan(self._params.ramp)):
-            raise BadValue('64201 takes no power factor and no ramp from here')
+        p = self._params
+        if not all(map(isnan, (p.power_factor, p.ramp, p.battery_charge_current, p.battery_discharge_current))):
+            raise BadValue('64201 takes no power factor, ramp or limits of the battery current from here')
         models = self._map.read_models({MODEL: 0, **{m: 0 for m in (120, 121) if self._map.has(m)}})
         self._sf = models[MODEL].sf
         rated, settings = models.get(120), models.get(121)

@@ -96,11 +96,28 @@ class LegacyControl:
         self._references = (charge, discharge, w_max)
         self._immediate = models.get(123)
         self._check_extras(settings)
+        currents = self._battery_currents()
         self._start_pcs()
+        if currents is not None:
+            self._map.write(64800, *currents)
         if self._immediate and self._params.start_on_order and self._immediate.integer('Conn') == 0:
             self._map.write(123, {'Conn': 1}, {})
         self._write_extras(settings)
         return models[self._model]
+
+    def _battery_currents(self) -> tuple[dict[str, float], dict[str, int]] | None:
+        """What 64800 is to be told about the battery, with its scale factors. Raises `BadValue`."""
+        p = self._params
+        wanted = {name: value for name, value in (('MaxBatACha', p.battery_charge_current),
+                                                  ('MaxBatADischa', p.battery_discharge_current)) if not isnan(value)}
+        if not wanted:
+            return None
+        if not self._map.has(64800):
+            raise BadValue(f'the limits of the battery current cannot be written: {self._map.problem(64800)}')
+        scales = self._map.read(64800).sf
+        for name, value in wanted.items():
+            self._map.encode(64800, name, value, scales)
+        return wanted, scales
 
     def _check_extras(self, settings: ModelValues | None) -> None:
         p, immediate = self._params, self._immediate

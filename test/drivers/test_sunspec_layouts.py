@@ -220,6 +220,25 @@ def test_mesa_pcs_refusals(serve: Serve) -> None:
     assert plant.orders == []
 
 
+def test_currents_of_the_battery_are_told_to_a_mesa_pcs(serve: Serve) -> None:
+    registers, address, _ = serve('mesa_pcs', StaticPlant(inverters={'u': InverterSample()}))
+    device = pcs(address, battery_charge_current=50.0, battery_discharge_current=80.5)
+    assert device.read(0.0).alarms == () and registers.word(4, 7) == 0  # with the first order
+    device.write_power(100.0, nan, 5.0)
+    assert (registers.word(4, 7), registers.word(4, 8)) == (5000, 8050)
+    other = pcs(address, battery_charge_current=900.0)  # 0.01 A in 16 bits
+    with pytest.raises(BadValue, match='does not fit'):
+        other.write_power(100.0, nan, 5.0)
+    _, legacy, _ = serve('kaco_gridsave', StaticPlant(inverters={'u': InverterSample()}))
+    with pytest.raises(BadValue, match='64201 takes'):
+        kaco(legacy, battery_charge_current=50.0).write_power(100.0, nan, 5.0)
+    server = ModbusDeviceServer({1: SunSpecInverterSimulator(StaticPlant(), 'u')}, DeviceFaults())
+    server.start()
+    with pytest.raises(BadValue, match='are for 64800'):
+        kaco(f'tcp://127.0.0.1:{server.port}', battery_charge_current=50.0).write_power(100.0, nan, 5.0)
+    server.stop()
+
+
 def test_power_factor_and_ramp_of_an_older_inverter(serve: Serve) -> None:
     registers, address, _ = serve('mesa_pcs', StaticPlant(inverters={'u': InverterSample()}))
     device = pcs(address, power_factor=-0.95, ramp=20.0)
