@@ -168,7 +168,11 @@ class DashboardServer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((self._host, self._port))
+            try:
+                sock.bind((self._host, self._port))
+            except OSError as error:
+                sock.close()
+                raise OSError(error.errno, f'{self._host}:{self._port}: {error.strerror} (port: 0 takes any)') from error
             sock.listen(64)
         except OSError:
             sock.close()
