@@ -168,15 +168,11 @@ class DashboardServer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((self._host, self._port))
-            except OSError as error:
-                sock.close()
-                raise OSError(error.errno, f'{self._host}:{self._port}: {error.strerror} (port: 0 takes any)') from error
+            sock.bind((self._host, self._port))
             sock.listen(64)
-        except OSError:
+        except OSError as error:
             sock.close()
-            raise
+            raise OSError(error.errno, f'{self._host}:{self._port}: {error.strerror} (port 0 takes any)') from error
         self._port = sock.getsockname()[1]
         self._serving = _web.submit(self._serve(sock))
         self._serving.add_done_callback(self._served)
