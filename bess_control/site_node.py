@@ -133,8 +133,8 @@ class SiteNode(BessNode):
             self.destroy_service(service)
         for client in getattr(self, '_lifecycle', {}).values():
             self.destroy_client(client)
-        if getattr(self, '_switch', None) is not None:
-            self.destroy_client(self._switch)
+        if (switch := getattr(self, '_switch', None)) is not None:
+            self.destroy_client(switch)
             self._switch = None
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:
@@ -326,7 +326,10 @@ class SiteNode(BessNode):
             return
         failed = self._leaving.look(m.state is SiteState.REBOOT, now - m.since)
         if failed:
-            self.raise_fault(f'site.{m.state.name.lower()}', Severity.ERROR, f'{m.state.name} failed: {failed}')
+            if m.state is SiteState.REBOOT:
+                self.raise_fault('site.reboot', Severity.ERROR, f'REBOOT failed: {failed}')
+            else:
+                self.raise_fault('site.restart', Severity.ERROR, f'RESTART failed: {failed}')
             self._apply(m.leave_failed(failed, now))
 
     def _publish_state(self) -> None:
