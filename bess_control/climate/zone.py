@@ -153,9 +153,9 @@ class _Law:
         p = self.p
         if p.steps and wanted > 0.0:
             wanted = p.high
-        if not at_once and (wanted > 0.0) is not self.on:  # noqa: SIM102
-            if now - self._switched < (p.min_on if self.on else p.min_off):
-                wanted = max(p.low, self.value) if self.on else 0.0
+        too_soon = now - self._switched < (p.min_on if self.on else p.min_off)
+        if too_soon and not at_once and (wanted > 0.0) is not self.on:
+            wanted = max(p.low, self.value) if self.on else 0.0
         if (wanted > 0.0) is not self.on:
             self.on, self._switched = wanted > 0.0, now
         step = inf if at_once or p.steps else p.ramp * dt
@@ -224,7 +224,8 @@ class Zone:
 
     def _limits(self, out: ZoneOutput) -> None:
         p = self.params
-        for name, low, high in (('charge', p.charge_min, p.charge_max), ('discharge', p.discharge_min, p.discharge_max)):  # noqa: E501
+        for name, low, high in (('charge', p.charge_min, p.charge_max),
+                                ('discharge', p.discharge_min, p.discharge_max)):
             # Where it was not allowed it must be well by the hysteresis, or a heater would be chased by its own load.
             margin = 0.0 if self._may[name] else p.hysteresis
             may = out.usable > 0 and out.coldest >= low + margin and out.hottest <= high - margin

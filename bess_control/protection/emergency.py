@@ -1,9 +1,10 @@
 """Emergency stop: pressed by anybody, reset by somebody on the spot, kept over restarts. Pure.
 
 The input is watched fail-safe: while one is configured, an input that is not read, too old or unknown
-counts as pressed. A reset needs the input released, no trigger that is still there, and proof that whoever resets is at the
-machine: either the local reset input (a rising edge), or the token that only this machine's users can read.
-"""  # noqa: E501
+counts as pressed. A reset needs the input released, no trigger that is still
+there, and proof that whoever resets is at the machine: either the local reset input (a rising edge), or the token that
+only this machine's users can read.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from bess_core.emergency import Stop
 class EmergencyStop:
     """`max_age` s: an input read longer ago counts as pressed. `debounce` s: a reset input must be held so long."""
 
-    def __init__(self, stop: Stop = Stop(), *, input_configured: bool = False, max_age: float = 1.0,  # noqa: B008
+    def __init__(self, stop: Stop | None = None, *, input_configured: bool = False, max_age: float = 1.0,
                  debounce: float = 0.1, grace: float = 10.0, now: float = 0.0) -> None:
-        self.stop = stop
+        self.stop = stop or Stop()
         self.input_configured = input_configured
         self._max_age, self._debounce = max_age, debounce
         self._read_at, self._pressed = -inf, False

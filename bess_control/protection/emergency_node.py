@@ -44,7 +44,10 @@ class EmergencyStopParams:
 
 
 class EmergencyStopNode(BessNode):
-    """State on `<site>/emergency_stop`; pressed by the input, `~/trigger_topic` or `~/trigger`; `~/reset` on the spot."""  # noqa: E501
+    """State on `<site>/emergency_stop`; pressed by the input, `~/trigger_topic` or `~/trigger`.
+
+    `~/reset` works on the spot.
+    """
 
     Params: ClassVar[type] = EmergencyStopParams
     role: ClassVar[str] = 'emergency_stop'
@@ -172,7 +175,8 @@ class EmergencyStopNode(BessNode):
         except OSError as error:  # it is in force all the same; only a restart of everything would forget it
             self.raise_fault('emergency_stop.save', Severity.CRITICAL, f'the emergency stop cannot be stored: {error}')
         if stop.active:
-            self.raise_fault('emergency_stop.active', Severity.CRITICAL, f'emergency stop by {stop.source}: {stop.cause}')  # noqa: E501
+            self.raise_fault('emergency_stop.active', Severity.CRITICAL,
+                             f'emergency stop by {stop.source}: {stop.cause}')
         self.log.warning('emergency stop', active=stop.active, source=stop.source, cause=stop.cause)
         event = Event(severity=Event.SEVERITY_CRITICAL if stop.active else Event.SEVERITY_INFO, kind='emergency',
                       source=self.get_name(), name='emergency_stop', change=change, text=stop.cause)

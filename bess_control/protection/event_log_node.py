@@ -67,7 +67,8 @@ class EventLogNode(BessNode):
         state = SiteState(m.state)
         at = m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 or self.clock.wall()
         if old is None or old.state != m.state:
-            self._log.put(LogEvent(at, 2 if state is SiteState.ERROR else 0, 'state', 'site', state.name, 'entered', m.cause))  # noqa: E501
+            severity = 2 if state is SiteState.ERROR else 0
+            self._log.put(LogEvent(at, severity, 'state', 'site', state.name, 'entered', m.cause))
         if old is not None and old.mode != m.mode:
             self._log.put(LogEvent(self.clock.wall(), 0, 'mode', 'site', m.mode or 'none', 'entered',
                                    f'mode {m.mode or "none"} after {old.mode or "none"}'))

@@ -148,8 +148,8 @@ class FaultManagerNode(BessNode):
         if verdict != self._verdict:
             if verdict.action is not self._verdict.action:
                 self.log.warning('action', action=verdict.action.name, cause=verdict.cause)
-                self._event('fault', self.get_name(), verdict.action.name.lower(), 'action', verdict.cause or 'no action',  # noqa: E501
-                            1 if verdict.action else 0)
+                self._event('fault', self.get_name(), verdict.action.name.lower(), 'action',
+                            verdict.cause or 'no action', 1 if verdict.action else 0)
             self._verdict = verdict
             self._publish()
         if not self.is_active:

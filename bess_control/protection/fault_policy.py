@@ -106,7 +106,7 @@ def _rule(value: Any, where: str) -> Rule:
         raise ValueError(f'{where}: not a mapping')
     allowed = {'fault', 'source', 'severity', 'action', 'derate', 'delay'}
     if unknown := set(value) - allowed:
-        raise ValueError(f'{where}: unknown key {sorted(map(str, unknown))[0]!r}; allowed: {", ".join(sorted(allowed))}')  # noqa: E501
+        raise ValueError(f'{where}: unknown key {min(map(str, unknown))!r}; allowed: {", ".join(sorted(allowed))}')
     if 'action' not in value:
         raise ValueError(f'{where}: action is missing; allowed: {_names(Action)}')
     action = _named(Action, value['action'], f'{where}: action')

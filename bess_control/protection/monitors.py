@@ -245,7 +245,8 @@ class Monitors:
             f'the wall clock jumped by {self._jumped[1]:+.1f} s' if self._jumped else ''
         self._look('clock', 'clock', size, now, now, text)
 
-    def _look(self, check: str, subject: str, value: float, at: float, now: float, text: str, blind: bool = True) -> None:  # noqa: E501
+    def _look(self, check: str, subject: str, value: float, at: float, now: float, text: str,
+              blind: bool = True) -> None:
         settings = self.settings[check]
         if not settings.enabled:
             return
@@ -264,7 +265,8 @@ class Monitors:
             texts = [self._texts.get((c, s), s) for (c, s), check in self._checks.items() if c == name and check.active]
             if texts:
                 out.append(Alarm(f'monitor.{name}', settings.severity, '; '.join(texts)))
-        blind = sorted(f'{c} of {s}' for (c, s), check in self._checks.items() if check.blind and s not in self._silent())  # noqa: E501
+        silent = self._silent()
+        blind = sorted(f'{c} of {s}' for (c, s), check in self._checks.items() if check.blind and s not in silent)
         if blind:
             out.append(Alarm('monitors.blind', Severity.WARNING, f'no fresh data for: {", ".join(blind)}'))
         return out

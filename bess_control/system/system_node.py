@@ -248,7 +248,8 @@ def _checked_change(request: Any, path: Path, folder: Path, wall: float) -> site
             raise ValueError('rollback takes no names')
         values = changes.back_to(request.revision)
     else:
-        if not request.names or len(request.names) != len(request.values) or len(set(request.names)) != len(request.names):  # noqa: E501
+        count = len(request.names)
+        if not count or len(request.values) != count or len(set(request.names)) != count:
             raise ValueError('names and values must be equally many, at least one, and no name twice')
         values = {n: _as_json(n, v) for n, v in zip(request.names, request.values, strict=True)}
     if not values:
