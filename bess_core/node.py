@@ -136,6 +136,11 @@ class BessNode(LifecycleNode):
         self._handles.append(handle)
         return handle
 
+    def create_publisher(self, msg_type: Any, topic: str, qos_profile: Any, **kwargs: Any) -> Any:
+        """As rclpy's; messages are encoded by `bess_core.cdr` where it can (several times faster)."""
+        kwargs.setdefault('publisher_class', cdr.EncodingPublisher)
+        return super().create_publisher(msg_type, topic, qos_profile, **kwargs)
+
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
         """As rclpy's, with an exception guard: one bad callback must not stop the process.
 
