@@ -88,13 +88,15 @@ class EncodingPublisher(Publisher):
 
     def __init__(self, publisher_impl: Any, msg_type: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(publisher_impl, msg_type, *args, **kwargs)
-        self._encode = encoder(msg_type)
+        self._encode, self._send = encoder(msg_type), publisher_impl.publish_raw
 
     def publish(self, msg: Any) -> None:
         """Send a message, or bytes as they are."""
-        if self._encode is not None and isinstance(msg, self.msg_type):
-            msg = self._encode(msg)
-        super().publish(msg)
+        if self._encode is None or not isinstance(msg, self.msg_type):
+            super().publish(msg)
+            return
+        with self.handle:
+            self._send(self._encode(msg))
 
 
 class _Coder:
