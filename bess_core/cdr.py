@@ -92,7 +92,7 @@ class EncodingPublisher(Publisher):
 
     def publish(self, msg: Any) -> None:
         """Send a message, or bytes as they are."""
-        if self._encode is None or not isinstance(msg, self.msg_type):
+        if self._encode is None or type(msg) is not self.msg_type:
             super().publish(msg)
             return
         with self.handle:

@@ -9,24 +9,40 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from math import isfinite, isinf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .schedule import Request, Schedule
 
+Array = NDArray[np.float64]
 MAX_SEGMENTS = 50_000
 NOTHING_WH = 1e-3  # a shortfall below this is rounding
 MANY = 24  # segments from which on arrays are faster
 
 
-class Plan(NamedTuple):
-    """`powers[k]` is asked over [times[k], times[k + 1]); nothing before and after."""
-
+class _Segments(NamedTuple):
     times: Sequence[float] = ()
     powers: Sequence[float] = ()
+
+
+class Plan(_Segments):
+    """`powers[k]` is asked over [times[k], times[k + 1]); nothing before and after. Not to be changed."""
+
+    @cached_property
+    def arrays(self) -> tuple[Array, Array]:
+        """Times and powers for arithmetic: one plan goes through several layers of batteries as it is."""
+        return np.asarray(self.times, dtype=np.float64), np.asarray(self.powers, dtype=np.float64)
+
+    @cached_property
+    def moving(self) -> Array:
+        """Powers in W, 0 where nothing is asked."""
+        powers = self.arrays[1]
+        return np.where(powers == powers, powers, 0.0)
 
     def at(self, t: float) -> float:
         """Power asked at time t; NaN = nothing."""
@@ -116,6 +132,10 @@ def beyond(plan: Plan, now: float, present: tuple[float, float], later: tuple[fl
 
     Limits are (lowest, highest) in W: `present` for what begins before now + `soon`, `later` for the rest.
     """
+    if len(plan.powers) >= MANY:
+        powers = plan.moving
+        if powers.max() <= min(present[1], later[1]) and powers.min() >= max(present[0], later[0]):
+            return None  # within both, 0 as well; else one by one
     for start, power in zip(plan.times, plan.powers, strict=False):
         low, high = present if start <= now + soon else later
         if power > high or power < low:
@@ -131,6 +151,8 @@ class Forecast(NamedTuple):
 
     def within(self, plan: Plan, start: float, end: float) -> float:
         """Wh that cannot be served of what the plan asks within [start, end)."""
+        if not any(self.short):
+            return 0.0
         return sum(s for s, a, b in zip(self.short, plan.times, plan.times[1:], strict=False) if a < end and b > start)
 
 
@@ -170,11 +192,9 @@ def foresee(plan: Plan, now: float, energy: float, energy_full: float, charge_ef
 def _serves(plan: Plan, now: float, energy: float, energy_full: float, charge_efficiency: float,
             discharge_efficiency: float) -> bool:
     """Whether the stored energy (Wh) stays between empty and full all along; False also where it is not known."""
-    times = np.fmax(np.asarray(plan.times, dtype=np.float64), now)
-    powers = np.asarray(plan.powers, dtype=np.float64)
-    powers = np.where(powers == powers, powers, 0.0)
+    times, powers = np.fmax(plan.arrays[0], now), plan.moving
     rates = np.where(powers > 0.0, powers * charge_efficiency, powers / discharge_efficiency)
-    stored = energy + np.cumsum(rates * np.diff(times)) / 3600.0
+    stored = energy + np.cumsum(rates * (times[1:] - times[:-1])) / 3600.0
     return bool(stored.min() >= 0.0 and stored.max() <= energy_full)
 
 

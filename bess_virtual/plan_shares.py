@@ -109,13 +109,18 @@ def _fits(plan: Plan, wall: float, energy: float, room: float,
     """Whether no limit (W: discharge, charge; of now, of later) and no end of the energy (Wh) is reached."""
     if len(plan.powers) < MANY:
         return False
-    times, powers = np.asarray(plan.times), np.asarray(plan.powers)
-    powers = np.where(powers == powers, powers, 0.0)
-    later = times[:-1] > wall
-    low, high = (np.where(later, bounds[1][k], bounds[0][k]) for k in (0, 1))
-    if not ((powers <= high) & (powers >= -low)).all():
+    times, powers = plan.arrays[0], plan.moving
+    if bounds[0] == bounds[1]:
+        low, high = bounds[0]
+        within = powers.max() <= high and powers.min() >= -low
+    else:
+        later = times[:-1] > wall
+        lows, highs = (np.where(later, bounds[1][k], bounds[0][k]) for k in (0, 1))
+        within = bool(((powers <= highs) & (powers >= -lows)).all())
+    if not within:
         return False
-    moved = np.cumsum(powers * np.diff(np.fmax(times, wall))) / 3600.0
+    times = np.fmax(times, wall)
+    moved = np.cumsum(powers * (times[1:] - times[:-1])) / 3600.0
     return bool(energy > 0.0 and room > 0.0 and energy + moved.min() > 0.0 and room - moved.max() > 0.0)
 
 
