@@ -103,7 +103,7 @@ def over(upper: Plan, lower: Plan) -> Plan:
         return upper if upper.powers else lower
     if len(upper.powers) == 1 and upper.powers[0] == upper.powers[0]:
         return _splice(lower, upper.times[0], upper.times[1], upper.powers[0])
-    return _merged((upper, lower), lambda powers: powers[0] if powers[0] == powers[0] else powers[1])
+    return _merged((upper, lower), lambda powers: np.where(np.isnan(powers[0]), powers[1], powers[0]))
 
 
 def total(plans: Sequence[Plan]) -> Plan:
@@ -122,7 +122,7 @@ def clash(a: Plan, b: Plan) -> tuple[float, float] | None:
     if start >= end:
         return None
     a, b = _window(a, start, end), _window(b, start, end)
-    both = _merged((a, b), lambda p: 1.0 if p[0] == p[0] and p[1] == p[1] else nan)
+    both = _merged((a, b), lambda powers: np.where(np.isnan(powers).any(axis=0), nan, 1.0))
     return next(((both.times[k], both.times[k + 1]) for k, p in enumerate(both.powers) if p == p), None)
 
 
@@ -208,9 +208,9 @@ def from_now(plan: Plan, now: float) -> Plan:
     return Plan([now, *plan.times[k + 1:]], list(plan.powers[k:]))
 
 
-def scaled(plan: Plan, powers: Sequence[float]) -> Plan:
+def scaled(plan: Plan, powers: Sequence[float] | Array) -> Plan:
     """Other powers over the same times."""
-    return _tidy(plan.times, powers)
+    return _tidy(plan.arrays[0], powers)
 
 
 def _window(plan: Plan, start: float, end: float) -> Plan:
@@ -230,39 +230,38 @@ def _splice(plan: Plan, start: float, end: float, power: float) -> Plan:
     return Plan(times, powers[:len(times) - 1])
 
 
-def _sum(powers: list[float]) -> float:
-    asked = [p for p in powers if p == p]
-    return sum(asked) if asked else nan
+def _sum(powers: Array) -> Array:
+    nothing = np.isnan(powers)
+    return np.where(nothing.all(axis=0), nan, np.where(nothing, 0.0, powers).sum(axis=0))
 
 
-def _merged(plans: Sequence[Plan], combine: Callable[[list[float]], float]) -> Plan:
-    times = sorted({t for p in plans for t in p.times})
-    columns = []
-    for p in plans:  # each plan on the common grid
-        column, k, last = [], -1, len(p.powers)
-        for t in times[:-1]:
-            while k + 1 <= last and p.times[k + 1] <= t:
-                k += 1
-            column.append(p.powers[k] if 0 <= k < last else nan)
-        columns.append(column)
-    return _tidy(times, [combine(list(row)) for row in zip(*columns, strict=True)])
+def _merged(plans: Sequence[Plan], combine: Callable[[Array], Array]) -> Plan:
+    """`combine` makes one row of powers out of a row per plan, all on the common times."""
+    times = np.unique(np.concatenate([p.arrays[0] for p in plans]))
+    rows = np.full((len(plans), len(times) - 1), nan)
+    for row, plan in zip(rows, plans, strict=True):
+        own, powers = plan.arrays
+        k = np.searchsorted(own, times[:-1], side='right') - 1
+        within = (k >= 0) & (k < len(powers))
+        row[within] = powers[k[within]]
+    return _tidy(times, combine(rows))
 
 
-def _tidy(times: Sequence[float], powers: Sequence[float]) -> Plan:
-    """Equal neighbours as one segment, nothing asked at either end."""
-    out_times: list[float] = []
-    out: list[float] = []
-    last = nan
-    for at, power in zip(times, powers, strict=False):
-        if power == last or (power != power and last != last):
-            continue
-        out_times.append(at)
-        out.append(power)
-        last = power
-    if not out:
+def _tidy(times: Sequence[float] | Array, powers: Sequence[float] | Array) -> Plan:
+    """Equal neighbours as one segment, nothing asked at either end. One time more than powers, as in a plan."""
+    all_times, all_powers = np.asarray(times, dtype=np.float64), np.asarray(powers, dtype=np.float64)
+    nothing = np.isnan(all_powers)
+    differs = ~nothing
+    differs[1:] = (all_powers[1:] != all_powers[:-1]) & ~(nothing[1:] & nothing[:-1])
+    kept, starts = all_powers[differs], all_times[:-1][differs]
+    if not len(kept):
         return EMPTY
-    if out[-1] != out[-1]:
-        out.pop()
-        return Plan(out_times, out)
-    return Plan([*out_times, times[len(powers)]], out)
+    if isnan(kept[-1]):
+        return _of_arrays(starts, kept[:-1])
+    return _of_arrays(np.append(starts, all_times[-1]), kept)
 
+
+def _of_arrays(times: Array, powers: Array) -> Plan:
+    plan = Plan(times.tolist(), powers.tolist())
+    plan.arrays = times, powers
+    return plan
