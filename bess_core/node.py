@@ -25,7 +25,7 @@ from bess.srv import ClearFault
 
 from . import cdr, log, params, qos
 from .context import NodeContext
-from .convert import wall_stamp
+from .convert import set_wall, wall_stamp
 from .faults import FaultEvent, FaultRegistry
 from .ticker import Handle, Tick
 from .values import Alarm, Severity
@@ -82,9 +82,12 @@ class BessNode(LifecycleNode):
         self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.FAULTS)
         self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
         if ctx.heartbeat_s > 0:
+            self._life = Heartbeat(node=name, group=ctx.group)  # refilled, as the diagnosis below
             self._heartbeat = self.create_publisher(Heartbeat, ctx.topic('heartbeat'), qos.EVENT)
             self._own_handles.append(ctx.ticker.every(ctx.heartbeat_s, partial(self._guarded, self._beat)))
         if ctx.diagnostics_s > 0:
+            self._status_shown = DiagnosticStatus(name=f'{self.get_fully_qualified_name()}: {self.role or "node"}')
+            self._diagnosis = DiagnosticArray(status=[self._status_shown])
             self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
             self._own_handles.append(ctx.ticker.every(ctx.diagnostics_s, partial(self._guarded, self._diagnose)))
         self.faults.changed = True  # an empty list is news to a late joiner: this node knows of no fault
@@ -322,27 +325,27 @@ class BessNode(LifecycleNode):
         return response
 
     def _beat(self, _: Tick) -> None:
-        message = Heartbeat(
-            node=self.get_name(), lifecycle=self.lifecycle_id, progress=self.progress, group=self.ctx.group
-        )
-        message.header.stamp = wall_stamp(self.clock.wall())
+        message = self._life
+        message.lifecycle, message.progress = self.lifecycle_id, self.progress
+        set_wall(message.header.stamp, self.clock.wall())
         self._heartbeat.publish(message)
 
     def _diagnose(self, _: Tick) -> None:
         if not self.is_configured:
             return
-        records = self.faults.records
-        worst = int(self.faults.worst or 0)
-        status = DiagnosticStatus(
-            level=_LEVELS[worst],  # type: ignore[index]
-            name=f'{self.get_fully_qualified_name()}: {self.role or "node"}',
-            message='; '.join(r.text for r in records) or 'ok',
-            hardware_id=str(getattr(self, 'hardware_id', '')),
-            values=[KeyValue(key=k, value=str(v)) for k, v in self.diagnostics().items()],
-        )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = wall_stamp(self.clock.wall())
-        self._diagnostics.publish(message)
+        values = self.diagnostics()
+        status, records = self._status_shown, self.faults.records
+        status.level = _LEVELS[int(self.faults.worst or 0)]  # type: ignore[index]
+        status.message = '; '.join(r.text for r in records) or 'ok'
+        status.hardware_id = str(getattr(self, 'hardware_id', ''))
+        if [v.key for v in status.values] != list(values):
+            status.values = [KeyValue(key=k) for k in values]
+        for shown, value in zip(status.values, values.values(), strict=True):
+            text = str(value)
+            if shown.value != text:
+                shown.value = text
+        set_wall(self._diagnosis.header.stamp, self.clock.wall())
+        self._diagnostics.publish(self._diagnosis)
 
     def _hook(self, name: str, hook: Callable[[], None], undo: Callable[[], None] | None = None) -> Any:
         try:
