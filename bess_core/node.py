@@ -153,12 +153,15 @@ class BessNode(LifecycleNode):
         if decode is None:
             return super().create_subscription(msg_type, topic, partial(self._guarded, callback), *args, **kwargs)
 
-        def decoded(data: bytes) -> None:
-            callback(decode(data))
+        def received(data: bytes) -> None:  # `_guarded`, without a call more for each message
+            self.ctx.activity += 1
+            try:
+                callback(decode(data))
+            except Exception as error:  # noqa: BLE001 - logged and a fault
+                self._failed(callback, error)
 
-        decoded.__qualname__ = getattr(callback, '__qualname__', str(callback))
         kwargs['raw'] = True
-        return super().create_subscription(msg_type, topic, partial(self._guarded, decoded), *args, **kwargs)
+        return super().create_subscription(msg_type, topic, received, *args, **kwargs)
 
     def raise_fault(self, fault_id: str, severity: Severity, text: str) -> None:
         """Make a fault active (again)."""
@@ -256,9 +259,12 @@ class BessNode(LifecycleNode):
         self.ctx.activity += 1
         try:
             fn(*args)
-        except Exception as error:
-            self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
-            self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
+        except Exception as error:  # noqa: BLE001 - logged and a fault
+            self._failed(fn, error)
+
+    def _failed(self, fn: Callable[..., Any], error: Exception) -> None:
+        self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
+        self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
 
     def create_service(  # type: ignore[override]
         self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any

@@ -227,10 +227,12 @@ class GroupNode(LogicalBatteryNode):
             return
         allocation = self.divided(demand.power, now)
         shares = self._shares = self.adjusted(allocation.powers.tolist(), now)
-        total = sum(abs(s) for s in shares)
-        for sender, share in zip(self._senders.values(), shares, strict=True):
-            reactive = demand.reactive_power * (abs(share) / total if total > 0 else 1.0 / len(shares))
-            sender.send(share, reactive, now, demand.lease, demand.term)
+        reactive = [nan] * len(shares)
+        if not isnan(demand.reactive_power):
+            total = sum(abs(s) for s in shares)
+            reactive = [demand.reactive_power * (abs(s) / total if total > 0 else 1.0 / len(shares)) for s in shares]
+        for sender, share, var in zip(self._senders.values(), shares, reactive, strict=True):
+            sender.send(share, var, now, demand.lease, demand.term)
         self._watch_shortfall(demand.power, allocation.residual, allocation.reason)
 
     def members_below(self) -> list[str]:
