@@ -158,7 +158,7 @@ class BessNode(LifecycleNode):
             try:
                 callback(decode(data))
             except Exception as error:  # noqa: BLE001 - logged and a fault
-                self._failed(callback, error)
+                self._callback_failed(callback, error)
 
         kwargs['raw'] = True
         return super().create_subscription(msg_type, topic, received, *args, **kwargs)
@@ -260,9 +260,9 @@ class BessNode(LifecycleNode):
         try:
             fn(*args)
         except Exception as error:  # noqa: BLE001 - logged and a fault
-            self._failed(fn, error)
+            self._callback_failed(fn, error)
 
-    def _failed(self, fn: Callable[..., Any], error: Exception) -> None:
+    def _callback_failed(self, fn: Callable[..., Any], error: Exception) -> None:
         self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
         self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
 
