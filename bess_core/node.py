@@ -31,6 +31,7 @@ from .ticker import Handle, Tick
 from .values import Alarm, Severity
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_INACTIVE, _ACTIVE = int(State.PRIMARY_STATE_INACTIVE), int(State.PRIMARY_STATE_ACTIVE)  # a call each time there
 _LEVELS = {
     0: DiagnosticStatus.OK,
     Severity.WARNING: DiagnosticStatus.WARN,
@@ -120,12 +121,12 @@ class BessNode(LifecycleNode):
     @property
     def is_active(self) -> bool:
         """Whether the node is in lifecycle state active."""
-        return self.lifecycle_id == State.PRIMARY_STATE_ACTIVE
+        return self.lifecycle_id == _ACTIVE
 
     @property
     def is_configured(self) -> bool:
         """Whether the node is inactive or active: it measures."""
-        return self.lifecycle_id in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
+        return self.lifecycle_id in (_INACTIVE, _ACTIVE)
 
     @property
     def lifecycle_id(self) -> int:

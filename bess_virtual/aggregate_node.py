@@ -326,7 +326,9 @@ class AggregateNode(GroupNode):
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Also without a demand while members are equalised; then zero is said at the end."""
-        goal = self._wanted_goal(now)
+        goal = None
+        if self._goal is not None or self.params.balance_power > 0.0:
+            goal = self._wanted_goal(now)
         if goal is None:
             self._transfer = None
         if demand is None:
