@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import log
+from . import log, priority
 from . import site as site_module
 from .administrator import Administrator, hosts
 from .clock import Clock, SimClock
@@ -273,6 +273,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     process = args.process or 'bess'
     args.state.mkdir(parents=True, exist_ok=True)
     log.setup(args.state / 'log', process, level=site.params.log_level, console=args.console)
+    if site.params.priority:
+        nice = priority.take(any(spec.role in priority.ACTING_ROLES for spec in specs))
+        log.get(site.name).info('priority', process=process, nice=nice)
     # Worker threads decode frames while the control tick is due: give way sooner than the default 5 ms.
     sys.setswitchinterval(0.0005)
     parent = os.getppid()

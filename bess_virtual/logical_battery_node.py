@@ -35,6 +35,7 @@ from .schedule import Schedule
 from .scheduling_node import Scheduling
 
 BRIDGE_S = 1.0  # how long an order that went out early is kept until the owner's own order arrives
+AT_ONCE = LeadTimes()
 STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
 
 
@@ -119,7 +120,7 @@ class LogicalBatteryNode(BessNode):
     @property
     def lead(self) -> LeadTimes:
         """Lead times with which this battery itself orders ahead of its plan (s)."""
-        return LeadTimes()
+        return AT_ONCE
 
     @property
     def lead_time(self) -> float:
@@ -299,7 +300,8 @@ class LogicalBatteryNode(BessNode):
     def _wanted(self, now: float) -> Demand | None:
         order = self._leases.current(now)
         wall = self.clock.wall()
-        early = self._ahead(order, wall) if max(self.lead) > 0.0 else None
+        lead = self.lead
+        early = self._ahead(order, wall) if lead is not AT_ONCE and max(lead) > 0.0 else None
         self._early = early if early is not None and early.at > wall else None
         if early is not None:
             power = 0.0 if isnan(early.power) else early.power
