@@ -72,7 +72,7 @@ def _request(args: argparse.Namespace, now: float) -> tuple[float, float, float]
         end = start + words.duration(args.length)
     elif args.end is not None:
         end = words.moment(args.end, now)
-        if end <= start and words.moment(args.end, start) > start:
+        if end <= start and not args.end.startswith('+'):
             end = words.moment(args.end, start)  # 22:00 to 02:00 ends on the next day
     else:
         raise CliError('say how long: --for DURATION or --end TIME', 2)

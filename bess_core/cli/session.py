@@ -220,8 +220,11 @@ class Session:
 
     def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None) -> Any:
         """Answer of a service. Raises `CliError` when it is not there or does not answer in time."""
+        from .. import qos
+
         wait = self.timeout if deadline_s is None else deadline_s
-        client = self.node.create_client(kind, service)
+        # Every client of a service gets the answers to all: a deep queue, so that a crowd does not push ours out.
+        client = self.node.create_client(kind, service, qos_profile=qos.SERVICE)
         try:
             if self.until(client.service_is_ready, wait):
                 future = client.call_async(request)

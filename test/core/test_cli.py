@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -67,16 +66,6 @@ def test_moments_refused(text: str) -> None:
         words.moment(text, NOW)
 
 
-@pytest.fixture
-def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Local time as in Berlin: put forward on the last Sunday of March, back on that of October."""
-    monkeypatch.setenv('TZ', 'CET-1CEST,M3.5.0,M10.5.0/3')
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 @pytest.mark.usefixtures('central_europe')
 def test_local_times_around_the_change_of_clocks() -> None:
     def utc(text: str) -> float:
@@ -104,6 +93,19 @@ def test_local_times_around_the_change_of_clocks() -> None:
     args = argparse.Namespace(power='5', current=None, start='2026-10-24T22:00', end=None, length='8h')
     _, start, end = schedule._request(args, noon)
     assert end - start == 8 * 3600.0, 'a duration is a duration'
+    passed = utc('2026-03-29T01:10')  # 03:10; 02:30 was skipped today
+    assert words.moment('02:30', passed) == utc('2026-03-30T00:30')
+    args = argparse.Namespace(power='5', current=None, start='+2h', end='+1h', length=None)
+    with pytest.raises(session.CliError, match='not after the start'):
+        schedule._request(args, noon)
+
+
+@pytest.mark.usefixtures('central_europe')
+def test_the_hour_that_the_clock_shows_twice_is_printed_with_its_offset() -> None:
+    at = datetime.fromisoformat('2026-10-25T00:30:00+00:00').timestamp()
+    assert [words.local(at + k * 3600.0) for k in (-1, 0, 1, 2)] == [
+        '2026-10-25 01:30:00', '2026-10-25 02:30:00 +0200', '2026-10-25 02:30:00 +0100', '2026-10-25 03:30:00']
+    assert words.local(datetime.fromisoformat('2026-03-29T01:00:00+00:00').timestamp()) == '2026-03-29 03:00:00'
 
 
 @given(st.text(max_size=20))

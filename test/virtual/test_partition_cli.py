@@ -80,6 +80,12 @@ def test_children_and_statements_by_command(graph: Any, bess: Any, tmp_path: Pat
     assert sum(Decimal(r['cost']) for r in rows if r['child'] == 'house') > 0
     got = bess('statement', 'house', '--price', '1', '--currency', 'CHF')
     assert got.code == 0 and 'cost CHF' in got.out and 'still open' in got.out, got.err
+    got = bess('statement', 'split', '--per', 'day', '--price', '1', '--currency', 'CHF')
+    assert got.code == 0 and re.search(r'T\d\d:\d\d:\d\d[+-]\d\d:\d\d .*house.* open +', got.out), got.out
+    got = bess('statement', 'house', '--per', 'month', '--csv', '-')
+    (line,) = csv.DictReader(io.StringIO(got.out))
+    later = sum(Decimal(r['in_kwh']) for r in csv.DictReader(io.StringIO(bess('statement', 'house', '--csv', '-').out)))
+    assert (line['child'], line['final']) == ('house', 'no') and 0 < Decimal(line['in_kwh']) <= later
     assert json.loads(bess('statement', 'grid', '--json').out)['records'][0]['child'] == 'grid'
 
 
