@@ -41,13 +41,16 @@ def period_of(epoch: float, unit: str) -> tuple[int, ...]:
 
 
 def add_up(records: Iterable[Any], unit: str) -> list[Period]:
-    """One `Period` per child and period, in the order of the records. A record belongs to the period that it begins
-    in (records are at most one `statement_period` long, gaps excepted), so sums over periods are those over records."""
+    """One `Period` per child and period, in order of time, the source ('') last. A record belongs to the period in
+    which it begins (records are at most one `statement_period` long, gaps excepted), so sums over
+    periods are those over records."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for record in records:
         start = record.start.sec + record.start.nanosec * 1e-9
         groups.setdefault((period_of(start, unit), record.child), []).append(record)
-    return [_sum(child, group) for (_, child), group in groups.items()]
+    order = {period: i for i, period in enumerate(dict.fromkeys(period for period, _ in groups))}
+    ordered = sorted(groups.items(), key=lambda one: (order[one[0][0]], one[0][1] == ''))
+    return [_sum(child, group) for (_, child), group in ordered]
 
 
 def _sum(child: str, group: list[Any]) -> Period:

@@ -18,6 +18,7 @@ EXAMPLES = """
   bess schedule house --power 3kW --for 4h --strict     refused when the stored energy cannot serve it
   bess schedule house --power 3kW --for 4h --id car-1   may be repeated: the same id is accepted only once
   bess schedule house cancel 7                          one request; `cancel all` takes back all
+  bess schedule house cancel --id car-1                 by your own id, also when its answer never came
 + = charging, - = discharging. A later request wins where two overlap. Times are local unless they say
 otherwise (2026-05-01T12:00Z).
 """
@@ -40,7 +41,7 @@ def add_parser(commands: Any) -> None:
     end.add_argument('--end', metavar='TIME', help='as --start; +30m counts from now')
     parser.add_argument('--strict', action='store_true', help='refuse what the stored energy cannot serve')
     parser.add_argument('--id', default='', metavar='TEXT',
-                        help='your own id of this request: repeated with the same id it is added only once')
+                        help='your own id of this request: with the same id it is added only once; cancel: that one')
     add_site(parser)
     add_json(parser)
 
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         if args.action is None:
             return _set(args, *_request(args, time.time()))
         if args.action == 'cancel':
-            return _cancel(args, _event(args.value))
+            if bool(args.id) == bool(args.value):
+                raise CliError('cancel needs an event id (see `list`), all, or --id TEXT', 2)
+            return _cancel(args, 0 if args.id else _event(args.value))
         if bool(args.value) != (args.action == 'at'):
             raise CliError('`at` needs a time' if args.action == 'at' else '`list` takes no value', 2)
         at = words.moment(args.value, time.time()) if args.action == 'at' else 0.0
@@ -87,7 +90,7 @@ def _event(text: str) -> int:
     if text == 'all':
         return 0
     if not text.isdecimal() or not 0 < int(text) < 2**64:
-        raise CliError(f'cancel needs an event id (see `list`) or all, not {text!r}', 2)
+        raise CliError(f'cancel needs an event id (see `list`) or all, not {text!r}; your own ids go with --id', 2)
     return int(text)
 
 
@@ -127,7 +130,7 @@ def _cancel(args: argparse.Namespace, event: int) -> int:
 
         battery = _battery(session, args)
         answer = session.call(f'{battery}/cancel_schedule', CancelSchedule,
-                              CancelSchedule.Request(event_id=event))
+                              CancelSchedule.Request(event_id=event, request_ids=[args.id] if args.id else []))
     text = f'{battery}: {answer.message or "cancelled"} ({answer.cancelled} cancelled)'
     values = {'battery': battery, 'accepted': answer.accepted, 'cancelled': answer.cancelled,
               'message': answer.message}

@@ -623,6 +623,9 @@ def test_schedule(bess: Any) -> None:
                  if e['event_id'] == named['event_id'])
     assert (entry['request_id'], entry['source'], entry['start']) == ('car-1', 'bess schedule', 0.0), 'now = zero stamp'
     assert bess('schedule', 'house', 'cancel', event).code == 0
+    assert bess('schedule', 'house', '--power', '5', '--start', '+50m', '--for', '1m', '--id', 'mine').code == 0
+    assert bess('schedule', 'house', 'cancel', '--id', 'mine').code == 0
+    assert bess('schedule', 'house', 'cancel').code == bess('schedule', 'house', 'cancel', '3', '--id', 'x').code == 2
     again = bess('schedule', 'house', 'cancel', event)
     assert again.code == 1 and 'no such request' in again.err
     lost = bess('schedule', '/home/hause', '--current', '5', '--for', '5', '--timeout', '0.3')
@@ -818,7 +821,9 @@ def serve() -> None:
             return response
 
         def cancel(request: Any, response: Any) -> Any:
-            response.accepted = entries.pop(request.event_id, None) is not None
+            by_id = {e.request_id: n for n, e in entries.items()}
+            event = by_id.get(request.request_ids[0], 0) if request.request_ids else request.event_id
+            response.accepted = entries.pop(event, None) is not None
             response.cancelled = int(response.accepted)
             response.message = '' if response.accepted else 'no such request'
             return response
