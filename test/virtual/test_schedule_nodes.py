@@ -249,6 +249,25 @@ def test_strict_also_protects_what_was_accepted_before(stack: Stack) -> None:
 # -- ids of the caller -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('state', ['empty', 'full', 'silent'])
+def test_a_stop_is_accepted_by_a_battery_that_is_empty_or_unknown(graph: Any, stack: Stack, state: str) -> None:
+    for name in ('bms_a', 'bms_b'):
+        below = stack.below[name]
+        if state == 'silent':
+            below.silent = True
+        else:
+            energy = 0.0 if state == 'empty' else below.reading.energy_full
+            below.set(energy=energy, charge=energy / 50.0, soc=energy / below.reading.energy_full,
+                      **{f'max_{"dis" if state == "empty" else ""}charge_{what}': 0.0 for what in ('current', 'power')})
+    reading = lambda: stack.all.reading  # noqa: E731
+    graph.wait(lambda: reading().quality == Quality.INVALID if state == 'silent' else
+               0.0 in (reading().max_charge_power, reading().max_discharge_power), state)
+    assert stack.ask('all', 0.0, 0.0, 60.0).accepted
+    power = {'empty': -100.0, 'full': 100.0, 'silent': 100.0}[state]
+    refused = stack.ask('all', power, 0.0, 60.0)
+    assert not refused.accepted and refused.message
+
+
 def test_a_repeated_id_gives_the_same_answer_and_adds_nothing(graph: Any, stack: Stack) -> None:
     wall = graph.clock.wall()
     request = ScheduleSetPower.Request(power=-500.0, start=wall_stamp(wall + 50), end=wall_stamp(wall + 90),
