@@ -1,4 +1,4 @@
-"""Build a wheel of this ament_cmake package: CMake does the work, setuptools packs its install tree.
+"""Build a wheel of this ament_cmake package: CMake makes the interfaces, setuptools packs them with the rest.
 
 With BESS_EDITABLE=1 only the metadata and entry points are made (for ``pip install -e .``): the
 interfaces were installed by CMake before and the Python packages are used in place.
@@ -28,7 +28,11 @@ def requirements(name: str) -> list[str]:
 
 
 class CMakeInstall(build_ext):
-    """Configure, build and install with CMake into a staging folder; pack that."""
+    """Build the interfaces with CMake, install them into a staging folder, pack that with launch and site files.
+
+    With BESS_INTERFACES_BUILD=FOLDER the interfaces come from a CMake build that is there already (`make setup`
+    leaves one of these sources in build/interfaces): generating and compiling them is most of the work.
+    """
 
     def run(self):
         """Run CMake and hand its tree to setuptools."""
@@ -39,28 +43,37 @@ class CMakeInstall(build_ext):
         for variable in ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH'):
             env[variable] = os.pathsep.join(p for p in (env.get(variable), sys.prefix) if p)
         env['PATH'] = os.pathsep.join((str(pathlib.Path(sys.executable).parent), env['PATH']))
-        subprocess.check_call(
-            ['cmake', '-G', 'Ninja', '-S', str(HERE), '-B', str(work / 'cmake'), '-DBUILD_TESTING=OFF',
-             '-DCMAKE_BUILD_TYPE=Release', f'-DCMAKE_INSTALL_PREFIX={stage}',
-             f'-DPython3_EXECUTABLE={sys.executable}'], env=env)
-        subprocess.check_call(['cmake', '--build', str(work / 'cmake'), '--target', 'install'], env=env)
+        built = os.environ.get('BESS_INTERFACES_BUILD', '')
+        if not built:
+            built = str(work / 'cmake')
+            subprocess.check_call(
+                ['cmake', '-G', 'Ninja', '-S', str(HERE), '-B', built, '-DBESS_INTERFACES_ONLY=ON',
+                 '-DBUILD_TESTING=OFF', '-DCMAKE_BUILD_TYPE=Release', f'-DCMAKE_INSTALL_PREFIX={stage}',
+                 f'-DPython3_EXECUTABLE={sys.executable}'], env=env)
+            subprocess.check_call(['cmake', '--build', built], env=env)
+        subprocess.check_call(['cmake', '--install', built, '--prefix', str(stage)], env=env)
         site = next(stage.glob('lib/python3*/site-packages'))
         # Generated interfaces go to site-packages/bess; the written packages come through packages=.
         target = pathlib.Path(self.build_lib) / NAME
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(site / NAME, target, ignore=shutil.ignore_patterns('__pycache__', '*.c'))
-        self.relocate_scripts(stage / 'lib' / NAME)
+        for folder in ('launch', 'config'):
+            shutil.copytree(HERE / folder, stage / 'share' / NAME / folder,
+                            ignore=shutil.ignore_patterns('__pycache__'))
+        self.write_scripts(stage / 'lib' / NAME)
         data = []
         for folder, _, files in os.walk(stage):
             relative = pathlib.Path(folder).relative_to(stage)
             if not files or 'site-packages' in relative.parts or relative.parts[0] == 'include':
                 continue
-            data.append((str(relative), [os.path.join(folder, f) for f in files]))
+            # ament's set-up scripts name the folder of the build; a wheel needs none of them.
+            data.append((str(relative), [os.path.join(folder, f) for f in files if not f.startswith('local_setup.')]))
         self.distribution.data_files = data
 
     @staticmethod
-    def relocate_scripts(folder):
-        """Replace ament's scripts (they look up a distribution that the wheel lacks) by relocatable ones."""
+    def write_scripts(folder):
+        """What `ros2 run` starts: ament's own would look up a distribution that the wheel lacks."""
+        folder.mkdir(parents=True, exist_ok=True)
         config = configparser.ConfigParser()
         config.read(HERE / 'setup.cfg')
         for line in config['options.entry_points']['console_scripts'].strip().splitlines():
@@ -86,7 +99,8 @@ setup(
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['bess_*']),
     package_data={'': ['*.yaml', '*.json', '*.css', '*.js']},
-    extras_require={} if EDITABLE else {'gpio': requirements('gpio'), 'iec61850': requirements('iec61850')},
+    extras_require={} if EDITABLE else {'gpio': requirements('gpio'), 'iec61850': requirements('iec61850'),
+                                       'p1': requirements('p1')},
     install_requires=[] if EDITABLE else requirements('ros') + requirements('run'),
     ext_modules=[] if EDITABLE else [Extension(f'{NAME}._cmake', [])],  # makes it a platform wheel
     cmdclass={} if EDITABLE else {'build_ext': CMakeInstall},

@@ -2,7 +2,8 @@
 
 Groups: ``bess.nodes`` (name -> `BessNode` class), ``bess.drivers`` (name -> device class of
 `bess_drivers.device`), ``bess.batteries`` (name -> class with `refresh` and `set_current`, see
-`bess_drivers.simple`), ``bess.modes`` (name -> mode class), ``bess.commands`` (name -> CLI command).
+`bess_drivers.simple`), ``bess.modes`` (name -> mode class), ``bess.commands`` (name -> CLI command),
+``bess.watchdogs`` (name -> class with `start`, `feed` and `stop`: see `bess_drivers.io.hardware_watchdog`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ DRIVERS = 'bess.drivers'
 BATTERIES = 'bess.batteries'
 MODES = 'bess.modes'
 COMMANDS = 'bess.commands'
+WATCHDOGS = 'bess.watchdogs'
 
 
 class PluginError(Exception):

@@ -9,7 +9,9 @@ work without a thread, for simulated time.
 
 from __future__ import annotations
 
+import logging
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -21,6 +23,9 @@ from .device import Counters, Device, DeviceError, NoAnswer
 
 Post = Callable[[Callable[[], None]], object]
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.25, 15.0
+MAX_LOGGED = 100  # different places in the code
+_log = logging.getLogger('bess.bus')
+_logged: set[Any] = set()
 
 
 @dataclass
@@ -241,7 +246,11 @@ class InlineBus:
 
 
 def _defect(error: Exception) -> DeviceError:
-    """What a driver must not raise, as something that a device failed at."""
+    """What a driver must not raise, as something that a device failed at. Its place in the code is logged once."""
+    place = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    if (place and (place.filename, place.lineno)) not in _logged and len(_logged) < MAX_LOGGED:
+        _logged.add(place and (place.filename, place.lineno))
+        _log.error('defect of a driver', exc_info=error)
     failure = DeviceError(f'{type(error).__name__}: {error}')
     failure.__cause__ = error
     return failure

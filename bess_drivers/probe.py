@@ -14,7 +14,7 @@ from typing import Any
 
 from bess_core import plugins
 from bess_core.values import Identity
-from bess_drivers.device import BadValue, DeviceError, Disconnected, NoAnswer, Refused
+from bess_drivers.device import BadValue, DeviceError, Disconnected, NoAnswer, Refused, Role
 from bess_drivers.modbus.carlo_gavazzi import ID_CODE, CarloGavazziMeter, CarloGavazziParams, family_of
 from bess_drivers.modbus.image import function_of, number_of, start_of
 from bess_drivers.modbus.link import ModbusLink
@@ -238,7 +238,7 @@ def _profile_found(profile: Profile, link: ModbusLink, address: str, unit: int) 
 
 
 def probe_serial(address: str, units: Sequence[int], timeout_s: float, say: Say) -> Iterator[Found]:
-    """Battery management systems with protocols of their own, then Modbus on the same line."""
+    """Devices with protocols of their own (BMS, P1 meters), then Modbus on the same line."""
     where, _, query = address.partition('?')
     given = re.search(r'baud=(\d+)', query)
     for name, entry in sorted(plugins.available(plugins.DRIVERS).items()):
@@ -254,7 +254,11 @@ def probe_serial(address: str, units: Sequence[int], timeout_s: float, say: Say)
 
 
 def _identified(cls: Any, name: str, address: str, say: Say) -> Found | None:
-    device = cls(cls.Params(address=address), read_only=True)
+    try:
+        device = cls(cls.Params(address=address, **getattr(cls, 'PROBE_SETTINGS', {})), read_only=True)
+    except ValueError as error:
+        say(f'{name}: {error}')  # its extra is not installed
+        return None
     try:
         device.open()
         identity = device.identify()
@@ -266,7 +270,7 @@ def _identified(cls: Any, name: str, address: str, say: Say) -> Found | None:
     finally:
         device.close()
     say(f'{name} at {address}: {identity.model or identity.manufacturer}')
-    return Found(name, 'bms', address, identity)
+    return Found(name, 'bms' if cls.role is Role.BATTERY else cls.role.value, address, identity)
 
 
 def probe_can(address: str, _units: Sequence[int], timeout_s: float, say: Say) -> Iterator[Found]:

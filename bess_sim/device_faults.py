@@ -18,6 +18,7 @@ DEVICE_FAULTS = {
     'flipped_bytes': 'one byte of each answer is inverted',
     'truncated_frame': 'answers stop half way',
     'frozen_value': 'measurements keep their present value',
+    'alarm_bit': 'serial and CAN BMS: one more alarm is reported [value: its bit, counted through its alarm words]',
     'disconnect': 'connections are closed and refused until cleared (reconnect)',
 }
 
@@ -47,3 +48,8 @@ class DeviceFaults:
         """Value of an active fault, `default` when none was given."""
         value = self.active.get(name, (default, 0.0))[0]
         return default if value != value else value
+
+    def alarm_bits(self, first: int, width: int) -> int:
+        """The injected alarm as a word of `width` bits that begins at bit `first` of all alarm bits; 0 = not in it."""
+        bit = int(self.value('alarm_bit', 0.0)) - first if self.on('alarm_bit') else -1
+        return 1 << bit if 0 <= bit < width else 0

@@ -170,9 +170,9 @@ class DashboardServer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((self._host, self._port))
             sock.listen(64)
-        except OSError:
+        except OSError as error:
             sock.close()
-            raise
+            raise OSError(error.errno, f'{self._host}:{self._port}: {error.strerror} (port 0 takes any)') from error
         self._port = sock.getsockname()[1]
         self._serving = _web.submit(self._serve(sock))
         self._serving.add_done_callback(self._served)

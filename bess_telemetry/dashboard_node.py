@@ -93,6 +93,7 @@ class DashboardNode(BessNode):
             limits=limits,
         )
         self._describe_site()
+        self._url_file = self.ctx.state_dir / f'{self.get_name()}.url'  # `bess up` prints it
         try:
             auth = DashboardAuth.open(self.ctx.state_dir, announce=self._password_made)
         except AuthError as error:
@@ -110,7 +111,6 @@ class DashboardNode(BessNode):
         )
         self._server.start()
         self.log.info('dashboard', url=self._server.url)
-        self._url_file = self.ctx.state_dir / f'{self.get_name()}.url'  # `bess up` prints it
         self._url_file.write_text(self._server.url + '\n')
         self._discover()
         self.every(1.0, self._each_second)

@@ -22,6 +22,8 @@ if [ "$(cat "$work/stamp" 2>/dev/null || true)" = "$hash" ]; then
   exit 0
 fi
 rm -f "$work/stamp"
+# Set-up has just built these interfaces; BESS_INTERFACES_BUILD= builds them once more, as on a machine without it.
+export BESS_INTERFACES_BUILD="${BESS_INTERFACES_BUILD-$root/build/interfaces}"
 
 step() {  # step TEXT COMMAND...: quiet unless it fails
   echo "wheel: $1 ..."

@@ -79,7 +79,8 @@ def steps() -> list[Step]:
     optional = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
                             *ROOT.glob('iec61850_bridge/*.py')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
-            Step('checkout', metadata, checkout), Step('iec61850', optional, iec61850)]
+            Step('checkout', metadata, checkout), Step('iec61850', optional, iec61850),
+            Step('p1', fingerprint([ROOT / 'requirements' / 'p1.txt'], pinned), p1)]
 
 
 def run(command: list[str], **env: str) -> None:
@@ -102,6 +103,16 @@ def iec61850() -> None:
         if result.returncode:
             print(f'set-up: no IEC 61850 here, its tests will be skipped: {result.stdout.strip()[-300:]}')
             return
+
+
+def p1() -> None:
+    """The optional extra for P1 meters; without it its tests are skipped."""
+    result = subprocess.run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', '-r',
+                             'requirements/p1.txt'], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, check=False,
+                            env={k: v for k, v in os.environ.items() if k not in FOREIGN})
+    if result.returncode:
+        print(f'set-up: no P1 library here, its tests will be skipped: {result.stdout.strip()[-300:]}')
 
 
 def usable() -> bool:

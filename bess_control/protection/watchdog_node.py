@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bess.msg import Heartbeat
-from bess_core import qos
+from bess_core import plugins, qos
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -30,7 +30,8 @@ WDIOC_SETTIMEOUT = 0xC0045706  # _IOWR('W', 6, int)
 class WatchdogParams:
     """Parameters of the watchdog node."""
 
-    device: str = param('', '', 'watchdog device, e.g. /dev/watchdog; empty = none, only the fault')
+    device: str = param('', '', 'watchdog device, e.g. /dev/watchdog, or strato_pi (strato_pi:/sys/class/stratopi); '
+                                 'empty = none, only the fault')
     nodes: list[str] = param([], '', 'nodes that must live and work; name the power manager and the drivers that '
                              'are polled all the time')
     timeout: float = param(2.0, 's', 'a node that is silent or makes no progress for so long is not healthy', low=0.2,
@@ -61,8 +62,13 @@ class WatchdogNode(BessNode):
         p = self.params
         self._rule = FeedRule(p.nodes, p.timeout, now=self.clock.now(), grace=p.grace, max_late=p.max_late)
         self._fd = -1
+        self._board: Any = None
         self.feeds, self.why = 0, ''
-        if p.device:
+        name, _, place = p.device.partition(':')
+        if name and not p.device.startswith('/'):
+            self._board = plugins.load(plugins.WATCHDOGS, name)(place)
+            self._board.start(float(p.hardware_timeout))
+        elif p.device:
             # Non-blocking: a stuck device must not hold the executor; a real one never blocks.
             self._fd = os.open(p.device, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             if stat.S_ISCHR(os.fstat(self._fd).st_mode):
@@ -75,6 +81,9 @@ class WatchdogNode(BessNode):
         for subscription in getattr(self, '_own', []):
             self.destroy_subscription(subscription)
         self._own = []
+        board, self._board = getattr(self, '_board', None), None
+        if board is not None and self.params.disarm_on_end and not self.why:
+            board.stop()
         fd, self._fd = getattr(self, '_fd', -1), -1
         if fd >= 0:
             try:
@@ -94,10 +103,13 @@ class WatchdogNode(BessNode):
         if self.why:
             return
         self.progress += 1
-        if self._fd < 0:
+        if self._fd < 0 and self._board is None:
             return
         try:
-            os.write(self._fd, b'1')
+            if self._board is None:
+                os.write(self._fd, b'1')
+            else:
+                self._board.feed()
         except OSError as error:
             self.raise_fault('watchdog.device', Severity.ERROR, f'{self.params.device} cannot be fed: {error}')
         else:

@@ -1,4 +1,4 @@
-"""`bess device`: the commissioning test of one device of a running site, and the profiles that are installed."""
+"""`bess device`: the commissioning test of one device of a running site, and how its wire does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .device_checks import CHECKS, FAIL, OK, SKIP, Finding, effect, followed, fr
 from .session import CliError, Session, add_command, add_json, add_site, open_session, print_json, seconds
 
 EXAMPLES = """
+  bess device show meter                                   requests, errors by kind, round trips, age of each point
   bess device check meter                                  are the readings plausible?
   bess device check inverter_a --power 300                 does it follow 300 W, in both directions?
   bess device check inverter_a --power 300 --battery bms_a --meter meter
@@ -29,7 +30,7 @@ MOVING = {'MeterStatus': ('active_power', 'voltage', 'frequency'), 'BatteryStatu
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, 'device', 'test a device', __doc__, EXAMPLES, run)
-    parser.add_argument('action', choices=['check'], help='what to do')
+    parser.add_argument('action', choices=['check', 'show'], help='test it; or show its counters')
     parser.add_argument('name', metavar='NAME', help='node of the device, e.g. meter')
     parser.add_argument('--for', dest='seconds', type=seconds, default=3.0, metavar='S',
                         help='how long to watch, s (default: %(default)g)')
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f'{f.level:<4}  {f.name:<22}  {f.text}', flush=True)
 
     with open_session(args.timeout) as session:
+        if args.action == 'show':
+            return _show(session, session.full_name(args.name, args.site), args.json)
         device = Watch(session, session.full_name(args.name, args.site))
         others = {what: Watch(session, session.full_name(name, args.site))
                   for what, name in (('battery', args.battery), ('meter', args.meter)) if name}
@@ -123,6 +126,31 @@ def run(args: argparse.Namespace) -> int:
         skipped = sum(f.level == SKIP for f in findings)
         print(f'{len(findings)} checks: {failed} failed, {skipped} could not be made')
     return 1 if failed else 0
+
+
+def _show(session: Session, name: str, as_json: bool) -> int:
+    """The diagnostics of the driver, once they come. Raises `CliError` when there are none."""
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    from bess_core import qos
+
+    found: dict[str, dict[str, str]] = {}
+
+    def take(message: Any) -> None:
+        found.update({s.name.partition(':')[0]: {v.key: v.value for v in s.values} for s in message.status})
+
+    session.node.create_subscription(DiagnosticArray, '/diagnostics', take, qos.DIAGNOSTICS)
+    if not session.until(lambda: name in found):
+        raise CliError(f'no diagnostics of {name}; heard: {", ".join(sorted(found)) or "none"}')
+    if 'address' not in found[name]:
+        raise CliError(f'{name} is no driver of a device')
+    if as_json:
+        print_json(found[name])
+    else:
+        width = max(map(len, found[name]))
+        for key, value in found[name].items():
+            print(f'{key:<{width}}  {value}')
+    return 0
 
 
 def look(session: Session, device: Watch, wait: float, say: Callable[..., None]) -> None:
@@ -179,7 +207,8 @@ def _steps(session: Session, device: Watch, others: dict[str, Watch], args: argp
     hold(0.0, max(args.hold / 2, 1.0))
     holder = device.last.setpoint_source if device.last is not None else ''
     if holder != SOURCE:
-        why = f'{holder} holds it' if holder else 'is the driver active, and not read_only? see `bess faults`'
+        why = (f'{holder} holds it; `bess mode none` lets it go' if holder
+               else 'is the driver active, and not read_only? see `bess faults`')
         say(Finding(FAIL, 'orders accepted', why))
         return
     say(Finding(OK, 'orders accepted', f'lease of {LEASE_S:g} s'))

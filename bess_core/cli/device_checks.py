@@ -70,6 +70,10 @@ def check_meter(s: Any) -> list[Finding]:
     return out
 
 
+def _limit(value: float, unit: str) -> str:
+    return f'{value:g} {unit}' if known(value) else f'? {unit}'
+
+
 def check_battery(s: Any) -> list[Finding]:
     """Plausibility of one battery status."""
     out = [within('state of charge', s.soc, 0.0, 1.0, ''), within('voltage', s.voltage, 1.0, 1500.0, 'V'),
@@ -80,9 +84,11 @@ def check_battery(s: Any) -> list[Finding]:
         gap = abs(s.voltage * s.current - s.power)
         out.append(Finding(OK if gap <= 0.1 * abs(s.power) + 20 else FAIL, 'P = U x I',
                            f'{s.voltage * s.current:.0f} W, reported {s.power:.0f} W'))
-    limits = [s.max_charge_current, s.max_charge_power, s.max_discharge_current, s.max_discharge_power]
-    out.append(Finding(OK if any(known(v) for v in limits) else WARN, 'limits',
-                       ', '.join('?' if not known(v) else f'{v:g}' for v in limits)))
+    limits = {'charging': (s.max_charge_current, s.max_charge_power),
+              'discharging': (s.max_discharge_current, s.max_discharge_power)}
+    out.append(Finding(
+        OK if any(known(v) for pair in limits.values() for v in pair) else WARN, 'limits',
+        ', '.join(f'{way} {_limit(amps, "A")}, {_limit(watts, "W")}' for way, (amps, watts) in limits.items())))
     return out
 
 

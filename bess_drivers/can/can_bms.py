@@ -156,6 +156,10 @@ class CanBmsBattery:
         """Leave the bus."""
         self.link.close()
 
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since each frame came."""
+        return self.link.mailbox.ages()
+
     def identify(self) -> Identity:
         """Who talks. Raises `Silent` while the limits, state and measurements were not all heard."""
         self._keep_alive()

@@ -100,6 +100,12 @@ class Mailbox:
         """The newest frame of an id, or None."""
         return self.frames.get((can_id, selected))
 
+    def ages(self) -> dict[str, float]:
+        """Seconds since each frame came, by id (and selector, where an id carries several)."""
+        now = monotonic()
+        return {f'{can_id:#x}' + (f'.{selected}' if can_id in self.select else ''): now - frame.time
+                for (can_id, selected), frame in self.frames.copy().items()}
+
     def clear(self) -> None:
         """Forget everything."""
         self.frames = {}

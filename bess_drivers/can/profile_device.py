@@ -88,6 +88,10 @@ class CanProfileDevice:
         """Leave the bus."""
         self.link.close()
 
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since each frame came."""
+        return self.link.mailbox.ages()
+
     def identify(self) -> Identity:
         """Maker and model of the profile, once all needed frames were heard. Raises `Silent`."""
         self._readings(0.0)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from bess.msg import Heartbeat
 from bess_core import qos
 from bess_core.params import merge, param
+from bess_drivers.battery_node import BatteryDriverNode
 from bess_drivers.cells.controller import CellController
-from bess_drivers.driver_node import BatteryDriverNode
 from bess_drivers.driver_params import BatteryParams
 
 

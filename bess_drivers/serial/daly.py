@@ -27,8 +27,8 @@ ZERO = 30_000  # raw current of 0 A
 FILL = b'\xaa' * 8  # helps a BMS with a weak receiver to find the bits
 MAX_CELLS, MAX_SENSORS = 48, 16
 
-_W = Severity.WARNING
-#: Bit of the first three alarm bytes (little-endian) -> condition.
+_W, _C = Severity.WARNING, Severity.CRITICAL
+#: Bit of the first seven alarm bytes (little-endian) -> condition; bits from 20: open driver Daly2MQTT.
 ALARM_BITS: dict[int, Condition] = {
     **{b: Condition('overvoltage_warning', 'voltage nearly too high', _W) for b in range(4)},
     **{b: Condition('overvoltage', 'voltage too high', blocks_charge=True) for b in (4, 5)},
@@ -46,8 +46,31 @@ ALARM_BITS: dict[int, Condition] = {
     17: Condition('charge_overcurrent', 'charge current too high', blocks_charge=True),
     18: Condition('discharge_overcurrent_warning', 'discharge current nearly too high', _W),
     19: Condition('discharge_overcurrent', 'discharge current too high', blocks_discharge=True),
+    20: Condition('high_soc_warning', 'state of charge high', _W),
+    21: Condition('high_soc', 'state of charge too high', blocks_charge=True),
     22: Condition('low_soc_warning', 'state of charge low', _W),
     23: Condition('low_soc', 'state of charge too low', blocks_discharge=True),
+    24: Condition('voltage_difference_warning', 'cells differ', _W),
+    25: Condition('voltage_difference', 'cells differ too much'),
+    26: Condition('temperature_difference_warning', 'temperatures differ', _W),
+    27: Condition('temperature_difference', 'temperatures differ too much'),
+    32: Condition('charge_mosfet_overtemperature', 'charge switch too hot', blocks_charge=True),
+    33: Condition('discharge_mosfet_overtemperature', 'discharge switch too hot', blocks_discharge=True),
+    **{b: Condition('mosfet_temperature_sensor', 'temperature sensor of a switch failed') for b in (34, 35)},
+    **{b: Condition('charge_mosfet', 'charge switch failed', _C, True, True) for b in (36, 38)},
+    **{b: Condition('discharge_mosfet', 'discharge switch failed', _C, True, True) for b in (37, 39)},
+    40: Condition('afe_error', 'measuring chip failed', _C, True, True),
+    41: Condition('voltage_sensor', 'a cell voltage is not measured', _C, True, True),
+    42: Condition('temperature_sensor', 'temperature sensor failed'),
+    43: Condition('eeprom', 'memory failed'),
+    44: Condition('rtc', 'clock failed', _W),
+    45: Condition('precharge', 'precharging failed'),
+    46: Condition('communication', 'communication failed', _W),
+    47: Condition('internal_communication', 'communication inside the BMS failed'),
+    48: Condition('current_sensor', 'current sensor failed', _C, True, True),
+    49: Condition('pack_voltage_sensor', 'pack voltage is not measured'),
+    50: Condition('short_circuit', 'short circuit', _C, True, True),
+    51: Condition('charging_forbidden', 'voltage so low that charging is forbidden', blocks_charge=True),
 }
 _SWAPPED = {16: 18, 17: 19, 18: 16, 19: 17}
 
@@ -124,11 +147,14 @@ def parse_temperatures(data: bytes, count: int) -> tuple[float, ...]:
 
 def parse_alarms(data: bytes, charge_below: bool) -> tuple[Condition, ...]:
     """Conditions that are present. With the other sign of the current the over-current bits change places."""
-    bits = int.from_bytes(data[:3], 'little')
+    bits = int.from_bytes(data[:7], 'little')
     if not charge_below:
         moved = sum(1 << new for old, new in _SWAPPED.items() if bits >> old & 1)
         bits = bits & ~(0b1111 << 16) | moved
-    return tuple({c.id: c for c in named(ALARM_BITS, bits)}.values())
+    found = {c.id: c for c in named(ALARM_BITS, bits)}
+    if len(data) > 7 and data[7]:
+        found['fault_code'] = Condition('fault_code', f'fault code {data[7]}')
+    return tuple(found.values())
 
 
 class DalyBms(SerialBms):
@@ -136,6 +162,7 @@ class DalyBms(SerialBms):
 
     Params: ClassVar[type] = DalyParams
     addressed: ClassVar[bool] = True
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (9600,)
     prefix: ClassVar[str] = 'daly'
     params: DalyParams
 

@@ -140,6 +140,7 @@ class Up16sBms(SerialBms):
 
     Params: ClassVar[type] = Up16sParams
     addressed: ClassVar[bool] = True
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (9600,)
     prefix: ClassVar[str] = 'jbd_up16s'
     params: Up16sParams
 

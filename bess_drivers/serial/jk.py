@@ -116,6 +116,7 @@ def snapshot(values: dict[int, bytes]) -> Snapshot:
 class JkBms(SerialBms):
     """A JK BMS of the older generation (`BatteryDevice`)."""
 
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (115200,)
     prefix: ClassVar[str] = 'jk'
     idle: ClassVar[float] = 0.3  # A, its smallest reading is 0.2 A
     max_frame: ClassVar[int] = 2 * MAX_RECORD
@@ -225,7 +226,10 @@ def pb_snapshot(record: bytes) -> Snapshot:
 
 
 class JkPbBms(SerialBms):
-    """A JK BMS of the inverter series (`BatteryDevice`); several may share a line."""
+    """A JK BMS of the inverter series (`BatteryDevice`); several may share a line.
+
+    Not probed: to a Modbus device its request is an order to write a register.
+    """
 
     Params: ClassVar[type] = JkPbParams
     addressed: ClassVar[bool] = True

@@ -12,6 +12,7 @@ a silent device costs the others one time-out; where they do not, it waits for w
 
 from __future__ import annotations
 
+import errno
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class Incomplete(NoAnswer):
         self.data = data
 
 
+def port_problem(error: BaseException) -> str:
+    """Why a port cannot be opened, in words."""
+    if getattr(error, 'errno', None) == errno.EAGAIN:
+        return 'another program uses this port (a site that runs?)'
+    return str(error)
+
+
 @dataclass(frozen=True)
 class SerialAddress:
     """Where a serial device is and how the line is set."""
@@ -49,15 +57,16 @@ class SerialAddress:
     baud: int = 9600
     parity: str = 'N'  # N, E or O
     stopbits: int = 1
+    bytesize: int = 8
 
     @property
     def byte_s(self) -> float:
         """Seconds that one byte takes on the line."""
-        return (9 + self.stopbits + (self.parity != 'N')) / self.baud
+        return (1 + self.bytesize + self.stopbits + (self.parity != 'N')) / self.baud
 
 
-def parse_address(address: str) -> SerialAddress:
-    """Parse `serial:/dev/ttyUSB0?baud=9600&parity=N&stopbits=1` or a plain path.
+def parse_address(address: str, baud: int = 9600) -> SerialAddress:
+    """Parse `serial:/dev/ttyUSB0?baud=9600&parity=N&stopbits=1&bytesize=8` or a plain path; `baud`: where it says none.
 
     Raises ValueError that names the setting, its value and what is allowed.
     """
@@ -66,8 +75,7 @@ def parse_address(address: str) -> SerialAddress:
         raise ValueError(
             f'address {address!r} names no port; expected serial:/dev/ttyUSB0?baud=9600'
         )
-    found = SerialAddress(path)
-    baud, parity, stopbits = found.baud, found.parity, found.stopbits
+    parity, stopbits, bytesize = 'N', 1, 8
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key == 'baud':
             if not value.isdecimal() or not 300 <= int(value) <= 4_000_000:
@@ -81,11 +89,15 @@ def parse_address(address: str) -> SerialAddress:
             if value not in ('1', '2'):
                 raise ValueError(f'address {address!r}: stopbits is {value!r}, allowed 1, 2')
             stopbits = int(value)
+        elif key == 'bytesize':
+            if value not in ('7', '8'):
+                raise ValueError(f'address {address!r}: bytesize is {value!r}, allowed 7, 8')
+            bytesize = int(value)
         else:
             raise ValueError(
-                f'address {address!r}: unknown setting {key!r}, allowed baud, parity, stopbits'
+                f'address {address!r}: unknown setting {key!r}, allowed baud, parity, stopbits, bytesize'
             )
-    return SerialAddress(path, baud, parity, stopbits)
+    return SerialAddress(path, baud, parity, stopbits, bytesize)
 
 
 class SerialPort:
@@ -103,10 +115,11 @@ class SerialPort:
         where = self.address
         try:
             self.device = serial.Serial(
-                where.path, where.baud, parity=where.parity, stopbits=where.stopbits, timeout=POLL_S,
+                where.path, where.baud, bytesize=where.bytesize, parity=where.parity, stopbits=where.stopbits,
+                timeout=POLL_S,
                 write_timeout=write_timeout_s, exclusive=True)
         except (ValueError, *PORT_ERRORS) as error:
-            raise Disconnected(f'{where.path}: {error}') from error
+            raise Disconnected(f'{where.path}: {port_problem(error)}') from error
         self.silent = 0
 
     def close(self) -> None:
@@ -138,7 +151,7 @@ class SerialPorts:
 
 
 def _settings(address: SerialAddress) -> str:
-    return f'{address.baud} 8{address.parity}{address.stopbits}'
+    return f'{address.baud} {address.bytesize}{address.parity}{address.stopbits}'
 
 
 class SerialLink:

@@ -205,6 +205,7 @@ class PylontechBms(SerialBms):
 
     Params: ClassVar[type] = PylontechParams
     addressed: ClassVar[bool] = True
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (115200, 9600)
     prefix: ClassVar[str] = 'pylontech'
     max_frame: ClassVar[int] = MAX_ANSWER
     params: PylontechParams
@@ -308,6 +309,7 @@ class SeplosBms(PylontechBms):
     """One Seplos V2 BMS (`BatteryDevice`), 19200 8N1."""
 
     Params: ClassVar[type] = SeplosParams
+    PROBE_BAUDS: ClassVar[tuple[int, ...]] = (19200,)
     prefix: ClassVar[str] = 'seplos'
 
     def identify(self) -> Identity:

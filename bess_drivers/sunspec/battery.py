@@ -3,128 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import isnan, nan
 from typing import ClassVar
 
 from bess_core.values import (
     Alarm,
     BatteryReading,
-    Contactor,
     Identity,
     Mode,
     Quality,
     Severity,
-    smallest_known,
 )
 from bess_drivers.device import BadFrame, BadValue, Counters, NoAnswer, ReadOnlyError, Refused, Role
 from bess_drivers.modbus.link import ModbusLink
+from bess_drivers.sunspec.battery_decode import (
+    CONNECT,
+    CONNECTED,
+    DISCONNECT,
+    DISCONNECTED,
+    FAULT,
+    INVERTER_STOP,
+    SOC_PROTECTION,
+    STATE_NAMES,
+    decode_battery,
+    names,
+    stop_on_alarms,
+    stop_request,
+)
+from bess_drivers.sunspec.battery_params import SunSpecBatteryParams
 from bess_drivers.sunspec.battery_parts import (
     LOCAL_DRAFT,
     add_flow,
     add_modules,
     add_strings,
-    connection_alarm,
-    event_alarms,
     from_draft,
     from_strings,
 )
-from bess_drivers.sunspec.codec import ModelValues, signed
-from bess_drivers.sunspec.common import SIGNS, Heartbeat, SunSpecParams, check_params
+from bess_drivers.sunspec.codec import ModelValues
+from bess_drivers.sunspec.common import SIGNS, Heartbeat
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
 
-#: 802 State and SetOp
-DISCONNECTED, INITIALIZING, CONNECTED, STANDBY, SOC_PROTECTION, SUSPENDING, FAULT = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    99,
-)
-CONNECT, DISCONNECT = 1, 2
-CHARGING, DISCHARGING = 4, 3  # 802 ChaSt
-INVERTER_STOP = 2  # 802 ReqInvState
-STATE_NAMES = {
-    DISCONNECTED: 'disconnected',
-    INITIALIZING: 'initializing',
-    CONNECTED: 'connected',
-    STANDBY: 'standby',
-    SOC_PROTECTION: 'SoC protection',
-    SUSPENDING: 'suspending',
-    FAULT: 'fault',
-}
-
-#: 802 Evt1 alarms that end charging or discharging ("alarms must stop or limit, warnings must not").
-STOP_CHARGING = {'fire_alarm', 'over_temp_alarm', 'under_temp_alarm', 'over_volt_alarm', 'over_soc_max_alarm'}
-STOP_DISCHARGING = {'fire_alarm', 'over_temp_alarm', 'under_volt_alarm', 'under_soc_min_alarm'}
-
-
-@dataclass(frozen=True)
-class SunSpecBatteryParams(SunSpecParams):
-    """Where the battery is and what its map leaves open."""
-
-    current_sign: str = field(
-        default='charge_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(SIGNS),
-            'doc': 'sign of 802 A; SunSpec leaves it open',
-        },
-    )
-    power_sign: str = field(
-        default='charge_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(SIGNS),
-            'doc': 'sign of 802 W; SunSpec leaves it open',
-        },
-    )
-    heartbeat: bool = field(
-        default=False,
-        metadata={'unit': '', 'doc': 'write 802 CtrlHb, +1 every second, while the device is read'},
-    )
-    heartbeat_timeout_s: float = field(
-        default=5.0,
-        metadata={
-            'unit': 's',
-            'min': 1.5,
-            'max': 3600.0,
-            'doc': 'a battery whose counting 802 Hb stands still for longer is reported as stale',
-        },
-    )
-    cells_every_s: float = field(
-        default=5.0,
-        metadata={
-            'unit': 's',
-            'min': 0.0,
-            'max': 3600.0,
-            'doc': 'how often the single cells of the modules (805) are read',
-        },
-    )
-    contactor_timeout_s: float = field(
-        default=10.0,
-        metadata={
-            'unit': 's',
-            'min': 0.1,
-            'max': 600.0,
-            'doc': 'time within which State must confirm 802 SetOp',
-        },
-    )
-    max_disconnect_current: float = field(
-        default=5.0,
-        metadata={
-            'unit': 'A',
-            'min': 0.0,
-            'max': 10000.0,
-            'doc': 'no disconnecting while the current is larger: contactors do not break load',
-        },
-    )
-
-    def __post_init__(self) -> None:
-        check_params(self)
+__all__ = ['SunSpecBattery', 'SunSpecBatteryParams']
 
 
 class SunSpecBattery:
@@ -153,9 +73,15 @@ class SunSpecBattery:
         self._hb = Heartbeat(params.heartbeat_timeout_s)
         self._modules: list[ModelValues] = []
         self._modules_at = nan
+        self._read_at: dict[int, float] = {}  # model -> s, site time
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since each model was read."""
+        return {str(m): now - at for m, at in self._read_at.items()}
 
     def open(self) -> None:
         """See `Device`."""
+        self._read_at = {}
         self._map.forget()
         self._hb.reset()
         self._modules, self._modules_at = [], nan
@@ -193,10 +119,12 @@ class SunSpecBattery:
     def read(self, now: float) -> BatteryReading:
         """See `BatteryDevice`. Raises `BadValue` where V, A or SoC is missing (713: SoC)."""
         try:
-            return self._read(now)
+            reading = self._read(now)
         except BadFrame:
             self._map.forget()  # the models may have moved
             raise
+        self._read_at.update((m, now) for m in (713, 801, 802, 803, 804, 807) if self._map.has(m))
+        return reading
 
     def _read(self, now: float) -> BatteryReading:
         model = self._scan()
@@ -204,8 +132,8 @@ class SunSpecBattery:
             return self._from_capacity(self._map.read(713), now)
         if model == 804:
             reading = from_strings(self._map.read_each(804), SIGNS[self.params.current_sign], now)
-            _stop_on_alarms(reading, _names(reading))
-            self._add_modules(reading)
+            stop_on_alarms(reading, names(reading))
+            self._add_modules(reading, now)
             return reading
         if self._map.is_draft(802):
             return self._from_draft(now)
@@ -217,9 +145,9 @@ class SunSpecBattery:
             add_strings(reading, self._map.read_each(804))
         if self._map.has(807):
             add_flow(reading, self._map.read_each(807))
-            if 'fire_alarm' in _names(reading):
-                _stop_on_alarms(reading, ['fire_alarm'])
-        self._add_modules(reading)
+            if 'fire_alarm' in names(reading):
+                stop_on_alarms(reading, ['fire_alarm'])
+        self._add_modules(reading, now)
         if self._hb.stands_still(models[802].number('Hb'), now):
             reading.quality = Quality.STALE
             reading.alarms += (
@@ -233,12 +161,12 @@ class SunSpecBattery:
             reading.alarms += self._beat(models[802])
         return reading
 
-    def _add_modules(self, reading: BatteryReading) -> None:
+    def _add_modules(self, reading: BatteryReading, now: float) -> None:
         if not self._map.has(805):
             return
         if not self._clock() - self._modules_at < self.params.cells_every_s:
             self._modules = self._map.read_each(805)
-            self._modules_at = self._clock()
+            self._modules_at, self._read_at[805] = self._clock(), now
         add_modules(reading, self._modules)
 
     def _from_draft(self, now: float) -> BatteryReading:
@@ -248,9 +176,9 @@ class SunSpecBattery:
         models = self._map.read_models({801: 0, 802: 0, **({803: 0} if bank else {})})
         base, battery = models[801], models[802]
         reading = from_draft(base, battery, models.get(803), SIGNS[self.params.current_sign], now)
-        _stop_on_alarms(reading, _names(reading))
+        stop_on_alarms(reading, names(reading))
         if battery.integer('BatReqPCSSt') == INVERTER_STOP:
-            _stop_request(reading)
+            stop_request(reading)
         if self._hb.stands_still(base.number('DERHb'), now):
             reading.quality = Quality.STALE
             reading.alarms += (Alarm('sunspec.heartbeat_lost', Severity.ERROR, '801 DERHb does not count'),)
@@ -355,112 +283,3 @@ class SunSpecBattery:
         self._map.write(model, {point: 1}, {})
 
 
-def decode_battery(
-    battery: ModelValues, bank: ModelValues | None, params: SunSpecBatteryParams
-) -> BatteryReading:
-    """A reading from model 802 and, where there is one, 803. Pure; leaves the times to the caller.
-
-    SoC is in % of WHRtg; energy = WHRtg * SoC * SoH as SunSpec 713 defines it, with SoH taken as 1
-    where it is not implemented. Raises `BadValue` where V, A or SoC is missing.
-    """
-    voltage, soc = battery.number('V'), battery.number('SoC') / 100
-    current = signed(battery.number('A'), SIGNS[params.current_sign])
-    missing = [n for n, v in (('V', voltage), ('A', current), ('SoC', soc)) if isnan(v)]
-    if missing:
-        raise BadValue(f'802 {", ".join(missing)} is not implemented or cannot be scaled')
-    power = signed(battery.number('W'), SIGNS[params.power_sign])
-    soh = battery.number('SoH') / 100
-    health = 1.0 if isnan(soh) else soh
-    charge_full, energy_full = battery.number('AHRtg') * health, battery.number('WHRtg') * health
-    charge_limit, discharge_limit = battery.number('AChaMax'), battery.number('ADisChaMax')
-    reading = BatteryReading(
-        quality=Quality.OK,
-        voltage=voltage,
-        current=current,
-        power=voltage * current if isnan(power) else power,
-        soc=soc,
-        soh=soh,
-        charge=charge_full * soc,
-        charge_full=charge_full,
-        energy=energy_full * soc,
-        energy_full=energy_full,
-        max_charge_current=charge_limit,
-        max_discharge_current=discharge_limit,
-        max_charge_power=smallest_known(battery.number('WChaRteMax'), charge_limit * voltage),
-        max_discharge_power=smallest_known(
-            battery.number('WDisChaRteMax'), discharge_limit * voltage
-        ),
-        cell_voltage_min=battery.number('CellVMin'),
-        cell_voltage_max=battery.number('CellVMax'),
-        alarms=_alarms(battery),
-    )
-    if bank is not None:
-        reading.temperature = bank.number('ModTmpMax')
-        reading.temperature_min = bank.number('ModTmpMin')
-        reading.alarms += _string_alarms(bank)
-    state = battery.integer('State')
-    reading.mode, reading.contactor = _mode(state, battery.integer('ChaSt'), reading.current)
-    if state == SOC_PROTECTION:
-        reading.limit_reasons.append('bms: SoC protection')
-    _stop_on_alarms(reading, battery.bits('Evt1'))
-    if battery.integer('ReqInvState') == INVERTER_STOP:
-        _stop_request(reading)
-    return reading
-
-
-def _stop_request(reading: BatteryReading) -> None:
-    reading.limit_reasons.append('bms: asks the inverter to stop')
-    reading.max_charge_current = reading.max_discharge_current = 0.0
-    reading.max_charge_power = reading.max_discharge_power = 0.0
-
-
-def _names(reading: BatteryReading) -> list[str]:
-    return [a.id.removeprefix('sunspec.') for a in reading.alarms]
-
-
-def _stop_on_alarms(reading: BatteryReading, events: Iterable[str]) -> None:
-    """No power towards an alarm, also where the battery leaves its limits as they were."""
-    for name in events:
-        if name in STOP_CHARGING:
-            reading.max_charge_current = reading.max_charge_power = 0.0
-        if name in STOP_DISCHARGING:
-            reading.max_discharge_current = reading.max_discharge_power = 0.0
-        if name in STOP_CHARGING | STOP_DISCHARGING:
-            reading.limit_reasons.append(f'bms: {name.replace("_", " ")}')
-
-
-def _mode(state: int | None, charge_state: int | None, current: float) -> tuple[Mode, Contactor]:
-    if state == FAULT:
-        return Mode.FAULT, Contactor.UNKNOWN
-    if state in (DISCONNECTED, INITIALIZING):
-        return Mode.OFF, Contactor.OPEN
-    if state in (CONNECTED, SOC_PROTECTION):
-        by_state = {CHARGING: Mode.CHARGING, DISCHARGING: Mode.DISCHARGING}
-        if charge_state is not None:
-            return by_state.get(charge_state, Mode.IDLE), Contactor.CLOSED
-        mode = Mode.CHARGING if current > 0 else Mode.DISCHARGING if current < 0 else Mode.IDLE
-        return mode, Contactor.CLOSED
-    if state == STANDBY:  # SunSpec does not say whether the contactors are closed
-        return Mode.IDLE, Contactor.UNKNOWN
-    return (Mode.OFF if state == SUSPENDING else Mode.UNKNOWN), Contactor.UNKNOWN
-
-
-def _alarms(battery: ModelValues) -> tuple[Alarm, ...]:
-    alarms = [*event_alarms(battery.bits('Evt1'), 'battery')]
-    for point in ('EvtVnd1', 'EvtVnd2'):
-        value = battery.integer(point)
-        if value:
-            alarms.append(
-                Alarm(
-                    f'sunspec.{point.lower()}',
-                    Severity.WARNING,
-                    f'battery reports vendor events 0x{value:08x} ({point})',
-                )
-            )
-    return tuple(alarms)
-
-
-def _string_alarms(bank: ModelValues) -> tuple[Alarm, ...]:
-    """Strings of the bank that cannot connect."""
-    return tuple(a for n, string in enumerate(bank.elements())
-                 for a in connection_alarm(n, string.integer('StrConFail')))

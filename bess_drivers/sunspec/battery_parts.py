@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import isnan, nan
 
-from bess_core.values import Alarm, BatteryReading, Contactor, Mode, Quality, Severity
+from bess_core.values import Alarm, BatteryReading, Contactor, ConverterReading, Mode, Quality, Severity
 from bess_drivers.device import BadValue
 from bess_drivers.sunspec.codec import ModelValues, signed
 
@@ -39,6 +39,22 @@ def event_alarms(names: Iterable[str], who: str) -> tuple[Alarm, ...]:
                  for n in names if n not in _STATUS_BITS)
 
 
+def vendor_alarms(model: ModelValues, who: str, *points: str) -> tuple[Alarm, ...]:
+    """Words of vendor events that are not 0: no standard names their bits."""
+    words = ((p.removeprefix('Str').removeprefix('Mod').lower(), model.integer(p)) for p in points)
+    return tuple(Alarm(f'sunspec.{p}', Severity.WARNING, f'{who} reports vendor events 0x{word:08x} ({p})')
+                 for p, word in words if word)
+
+
+def bank_alarms(bank: ModelValues) -> tuple[Alarm, ...]:
+    """Events of the strings of a bank (803), and those that cannot connect."""
+    return tuple(
+        alarm for n, s in enumerate(bank.elements())
+        for alarm in (*event_alarms([*s.bits('StrEvt1'), *s.bits('StrEvt2')], f'string {n}'),
+                      *vendor_alarms(s, f'string {n}', 'StrEvtVnd1', 'StrEvtVnd2'),
+                      *connection_alarm(n, s.integer('StrConFail'))))
+
+
 def connection_alarm(index: int, code: int | None, what: str = 'string') -> tuple[Alarm, ...]:
     """Alarm of a string or module that cannot connect; () for code 0 or none."""
     if not code:
@@ -47,7 +63,7 @@ def connection_alarm(index: int, code: int | None, what: str = 'string') -> tupl
     return (Alarm(f'sunspec.{what}_{index}_connection', Severity.ERROR, f'{what} {index} cannot connect: {why}'),)
 
 
-def add_alarms(reading: BatteryReading, more: Iterable[Alarm]) -> None:
+def add_alarms(reading: BatteryReading | ConverterReading, more: Iterable[Alarm]) -> None:
     """Add alarms whose id is not there yet: bank and string report the same event."""
     present = {a.id for a in reading.alarms}
     fresh = {a.id: a for a in more if a.id not in present}
@@ -59,7 +75,8 @@ def add_strings(reading: BatteryReading, strings: Sequence[ModelValues]) -> None
     for n, s in enumerate(strings):
         index = s.integer('Idx')
         n = n if index is None else index
-        add_alarms(reading, event_alarms(s.bits('Evt1'), f'string {n}'))
+        add_alarms(reading, event_alarms([*s.bits('Evt1'), *s.bits('Evt2')], f'string {n}'))
+        add_alarms(reading, vendor_alarms(s, f'string {n}', 'EvtVnd1', 'EvtVnd2'))
         add_alarms(reading, connection_alarm(n, s.integer('ConFail')))
     _widen(reading, [s.number('CellVMin') for s in strings], [s.number('CellVMax') for s in strings],
            [s.number('ModTmpMin') for s in strings], [s.number('ModTmpMax') for s in strings])
@@ -85,6 +102,7 @@ def add_flow(reading: BatteryReading, strings: Sequence[ModelValues]) -> None:
         index = s.integer('Idx')
         n = n if index is None else index
         add_alarms(reading, event_alarms([*s.bits('Evt1'), *s.bits('Evt2')], f'string {n}'))
+        add_alarms(reading, vendor_alarms(s, f'string {n}', 'EvtVnd1', 'EvtVnd2'))
         for k, module in enumerate(s.elements()):
             who = f'string {n} module {k}'
             add_alarms(reading, event_alarms([*module.bits('ModEvt1'), *module.bits('ModEvt2')], who))
@@ -150,13 +168,13 @@ def from_draft(base: ModelValues, battery: ModelValues, bank: ModelValues | None
         max_discharge_power=min(known([base.number('WMaxDisChaRte'), discharge * volts]), default=nan), mode=mode,
         contactor={1: Contactor.OPEN, 2: Contactor.OPEN, 3: Contactor.CLOSED, 5: Contactor.CLOSED}.get(
             state or 0, Contactor.UNKNOWN),
-        alarms=event_alarms([*battery.bits('Evt1'), *base.bits('Evt')], 'battery'))
+        alarms=event_alarms([*battery.bits('Evt1'), *battery.bits('Evt2'), *base.bits('Evt')], 'battery'))
     if state == 5:
         reading.limit_reasons.append('bms: SoC protection')
     if bank:
         _widen(reading, [bank.number('BMinCellVol')], [bank.number('BMaxCellVol')], [bank.number('BMinModTmp')],
                [bank.number('BMaxModTmp')])
         for n, string in enumerate(bank.elements()):
-            add_alarms(reading, event_alarms(string.bits('StrEvt1'), f'string {n}'))
+            add_alarms(reading, event_alarms([*string.bits('StrEvt1'), *string.bits('StrEvt2')], f'string {n}'))
             add_alarms(reading, connection_alarm(n, string.integer('StrConFail')))
     return reading

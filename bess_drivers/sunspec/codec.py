@@ -54,15 +54,16 @@ class ModelValues:
         return [ModelValues(self.model_id, g, self.sf, definition=self.definition) for g in self.groups]
 
     def bits(self, name: str) -> list[str]:
-        """Names of the set bits of a bit field, in lower case; unnamed bits as 'bit_<n>'."""
+        """Names of the set bits of a bit field, in lower case; unnamed bits as 'bit_<n>' or 'evt2_bit_<n>'."""
         value = self.integer(name)
         definition = self.definition or model_definition(self.model_id)
         if not value or definition is None:
             return []
         point = definition.by_name.get(name) or next(p for p in definition.repeat if p.name == name)
-        symbols = {bit: n for bit, n in point.symbols.items() if not n.lower().startswith('reserved')}
+        unnamed = 'evt2_bit' if name.endswith('Evt2') else 'bit'
+        symbols = {bit: n for bit, n in point.symbols.items() if 'reserved' not in n.lower()}
         return [
-            symbols.get(bit, f'bit_{bit}').lower().replace(' ', '_')
+            symbols.get(bit, f'{unnamed}_{bit}').lower().replace(' ', '_')
             for bit in range(32)
             if value >> bit & 1
         ]

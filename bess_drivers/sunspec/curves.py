@@ -17,6 +17,8 @@ from bess_drivers.sunspec.device_map import DeviceMap
 
 ENABLE, REQUEST, RESULT, N_POINTS, N_CURVES = 2, 3, 4, 5, 6  # offsets of all three
 COMPLETED = 1
+DEPT_REF = 1  # offset in a curve
+NOT_IMPLEMENTED = 0xFFFF
 LAST_FACTOR = 14
 
 
@@ -51,10 +53,10 @@ class Curves:
             raise BadValue(f'{model} has {head[N_CURVES]} curves, not {curve}')
         block = self._map.read_raw(model, self._start(layout, head, curve), layout.block + 2 * head[N_POINTS])
         active = block[0] if block[0] <= head[N_POINTS] else 0
-        x_sf, y_sf = (_factor(head[n]) for n in (layout.x_sf, layout.y_sf))
+        x_sf, y_sf = (factor(head[n]) for n in (layout.x_sf, layout.y_sf))
         pairs = block[layout.block: layout.block + 2 * active]
         points = tuple(
-            ((_signed(x) if layout.x_signed else x) * x_sf, _signed(y) * y_sf)
+            ((signed16(x) if layout.x_signed else x) * x_sf, signed16(y) * y_sf)
             for x, y in zip(pairs[::2], pairs[1::2], strict=True))
         return head[ENABLE] == 1, points
 
@@ -70,15 +72,24 @@ class Curves:
             raise BadValue(f'{model}: x must not fall from point to point')
         registers = []
         for x, y in points:
-            registers += [_raw(x, _factor(head[layout.x_sf]), layout.x_signed),
-                          _raw(y, _factor(head[layout.y_sf]), True)]
+            registers += [_raw(x, factor(head[layout.x_sf]), layout.x_signed),
+                          _raw(y, factor(head[layout.y_sf]), True)]
         curve = next((k for k in range(2, head[N_CURVES] + 1) if self._map.read_raw(
             model, self._start(layout, head, k) + layout.read_only, 1) == [0]), 0)
         if not curve:
             raise BadValue(f'{model} has no curve that can be written')
         start = self._start(layout, head, curve)
-        self._map.write_at(model, start, [len(points)])
+        # What y refers to stays that of the curve that acts: the same numbers must not mean another power.
+        reference = self._map.read_raw(model, layout.head + DEPT_REF, 1)
+        self._map.write_at(model, start, [len(points), *(r for r in reference if r != NOT_IMPLEMENTED)])
         self._map.write_at(model, start + layout.block, registers)
+        self.adopt(model, curve, enabled=head[ENABLE] == 1, timeout_s=timeout_s)
+
+    def adopt(self, model: int, curve: int, *, enabled: bool, timeout_s: float) -> None:
+        """Let the device take over a curve or control that was written, and enable the function.
+
+        Raises `Refused` where it does not adopt it, `NoAnswer` where it takes longer than `timeout_s`.
+        """
         self._map.write_at(model, REQUEST, [curve])
         deadline = self._clock() + timeout_s
         while (result := self._map.read_raw(model, RESULT, 1)[0]) == 0:
@@ -86,8 +97,8 @@ class Curves:
                 raise NoAnswer(f'{model}: the curve was not adopted within {timeout_s:g} s')
             self._sleep(0.05)
         if result != COMPLETED:
-            raise Refused(f'{model}: the device does not adopt the curve (AdptCrvRslt = {result})')
-        if head[ENABLE] != 1:
+            raise Refused(f'{model}: the device does not adopt the curve (result {result})')
+        if not enabled:
             self._map.write_at(model, ENABLE, [1])
 
     def _head(self, model: int) -> tuple[Layout, list[int]]:
@@ -104,12 +115,14 @@ class Curves:
         return layout.head + (curve - 1) * (layout.block + 2 * head[N_POINTS])
 
 
-def _signed(register: int) -> int:
+def signed16(register: int) -> int:
+    """A register as a number with a sign."""
     return register - 0x10000 if register & 0x8000 else register
 
 
-def _factor(register: int) -> float:
-    exponent = _signed(register)
+def factor(register: int) -> float:
+    """Factor of a scale register. Raises `BadValue` where it is not implemented."""
+    exponent = signed16(register)
     if not -10 <= exponent <= 10:
         raise BadValue('the scale factor of the curve is not implemented')
     return float(f'1e{exponent}')

@@ -21,11 +21,17 @@ from bess_drivers.device import (
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues
 from bess_drivers.sunspec.common import Heartbeat
-from bess_drivers.sunspec.curves import Curves, Points
+from bess_drivers.sunspec.control_common import INVERTER_MODELS
+from bess_drivers.sunspec.curves import Points
+from bess_drivers.sunspec.der_control import DerControl
 from bess_drivers.sunspec.device_map import DeviceMap, RegisterLink
-from bess_drivers.sunspec.inverter_control import INVERTER_MODELS, DerControl, LegacyControl
-from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy
+from bess_drivers.sunspec.grid_functions import GridFunctions
+from bess_drivers.sunspec.inverter_decode import decode_der, decode_legacy, enter_service
 from bess_drivers.sunspec.inverter_params import SunSpecInverterParams
+from bess_drivers.sunspec.kaco_control import MODEL as KACO
+from bess_drivers.sunspec.kaco_control import STATES as KACO_STATES
+from bess_drivers.sunspec.kaco_control import KacoControl
+from bess_drivers.sunspec.legacy_control import LegacyControl
 
 __all__ = ['SunSpecInverter', 'SunSpecInverterParams']
 
@@ -57,7 +63,10 @@ class SunSpecInverter:
         self._map = DeviceMap(self._link, params.unit, params.base, params.max_registers)
         self._der = DerControl(self._map, params, clock)
         self._legacy = LegacyControl(self._map, params, clock)
+        self._kaco = KacoControl(self._map, params, clock)
         self._hb = Heartbeat(params.heartbeat_timeout_s)
+        self.grid = GridFunctions(self._map, params, clock)
+        self._read_at: dict[int, float] = {}  # model -> s, site time
         self._settings: dict[int, ModelValues] = {}
         self._settings_at = nan
 
@@ -90,7 +99,10 @@ class SunSpecInverter:
         self._map.forget()
         self._der.forget()
         self._legacy.forget()
+        self._kaco.forget()
         self._hb.reset()
+        self.grid.forget()
+        self._read_at = {}
         self._settings, self._settings_at = {}, nan
 
     @contextmanager
@@ -103,6 +115,7 @@ class SunSpecInverter:
         except DeviceError as error:
             self._der.forget()
             self._legacy.forget()
+            self._kaco.forget()
             if isinstance(error, BadFrame):
                 self._map.forget()
             raise
@@ -124,21 +137,42 @@ class SunSpecInverter:
         reading.time = now
         return reading
 
+    def read_slow(self, now: float) -> float:
+        """Settings of one grid function (703, 705 to 712); when it is to be called again (s, site time)."""
+        with self._watched():
+            self._scan()
+            return self.grid.read_one(now)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Grid functions as they were read last, for people."""
+        return self.grid.shown
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since each model was read."""
+        return {str(m): now - at for m, at in {**self.grid.read_at, **self._read_at}.items()}
+
     def _with_settings(
-        self, live: dict[int, int], settings: tuple[int, ...]
+        self, live: dict[int, int], settings: tuple[int, ...], now: float
     ) -> dict[int, ModelValues]:
         """Live models, and the settings models from the last time if that is not long ago."""
         if not self._clock() - self._settings_at < SETTINGS_EVERY_S:
             self._settings = self._map.read_models({m: 0 for m in settings if self._map.has(m)})
             self._settings_at = self._clock()
+            self._read_at.update(dict.fromkeys(self._settings, now))
         live = {m: n for m, n in live.items() if self._map.has(m)}
-        return {**self._settings, **self._map.read_models(live)}
+        models = {**self._settings, **self._map.read_models(live)}
+        self._read_at.update(dict.fromkeys(live, now))
+        return models
 
     def _read_der(self, now: float) -> ConverterReading:
-        models = self._with_settings({701: MEASURED_701, 704: 0, 713: 0, 714: 0, 715: 0}, (702,))
+        models = self._with_settings({701: MEASURED_701, 703: 0, 704: 0, 713: 0, 714: 0, 715: 0}, (702,),
+                                     now)
         reading = decode_der(
             models[701], models.get(702), models.get(704), models.get(714), self.params
         )
+        if service := models.get(703):
+            enter_service(reading, service)
         if control := models.get(704):
             self._check_orders(reading, self._der, control)
         storage = models.get(713)
@@ -149,21 +183,24 @@ class SunSpecInverter:
         return reading
 
     def _read_legacy(self, model: int, now: float) -> ConverterReading:
-        control = 123 if self.params.legacy_control == 'signed_limit' else 124
-        models = self._with_settings({model: 0, control: 0, 64800: 0}, (120, 121))
+        writer: LegacyControl | KacoControl = self._kaco if self._map.has(KACO) else self._legacy
+        control = KACO if writer is self._kaco else 123 if self.params.legacy_control == 'signed_limit' else 124
+        models = self._with_settings({model: 0, control: 0, 64800: 0}, (120, 121), now)
         reading = decode_legacy(
             models[model], models.get(120), models.get(121), models.get(124), self.params
         )
         if state := models.get(control):
-            self._check_orders(reading, self._legacy, state)
+            self._check_orders(reading, writer, state)
+        if (kaco := models.get(KACO)) and (code := kaco.integer('CurrentState')) in KACO_STATES:
+            reading.state = KACO_STATES[code]
         if operation := models.get(64800):
             self._operation(reading, operation, now)
-        reading.setpoint, reading.reactive_setpoint = self._legacy.power, self._legacy.reactive
+        reading.setpoint, reading.reactive_setpoint = writer.power, writer.reactive
         return reading
 
     @staticmethod
     def _check_orders(
-        reading: ConverterReading, writer: DerControl | LegacyControl, state: ModelValues
+        reading: ConverterReading, writer: DerControl | LegacyControl | KacoControl, state: ModelValues
     ) -> None:
         """Say so where the device left an order, or would never leave it by itself."""
         reading.alarms += tuple(
@@ -210,12 +247,14 @@ class SunSpecInverter:
                 Alarm('sunspec.heartbeat_refused', Severity.WARNING, f'{model} ControllerHb: {error}'),
             )
 
-    def _control(self) -> DerControl | LegacyControl:
+    def _control(self) -> DerControl | LegacyControl | KacoControl:
         if self._read_only:
             raise ReadOnlyError('nothing written: read-only')
         self._scan()
         if self._map.has(704):
             return self._der
+        if self._map.has(KACO):
+            return self._kaco
         model = 123 if self.params.legacy_control == 'signed_limit' else 124
         if not self._map.has(model):
             raise BadValue(
@@ -227,15 +266,33 @@ class SunSpecInverter:
         """Whether 705, 706 or 712 is enabled and the curve that acts; see `Curves.read`."""
         with self._watched():
             self._scan()
-            return Curves(self._map, self._clock).read(model)
+            return self.grid.curves.read(model)
 
     def write_curve(self, model: int, points: Sequence[tuple[float, float]]) -> None:
         """Make a curve of 705, 706 or 712 act; see `Curves.write`. Takes as long as the device needs to adopt it."""
+        with self._writing():
+            self.grid.curves.write(model, points)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         if self._read_only:
             raise ReadOnlyError('nothing written: read-only')
         with self._watched():
             self._scan()
-            Curves(self._map, self._clock).write(model, points)
+            yield
+
+    def apply_settings(self) -> list[str]:
+        """Write the grid functions of the site file that the device does not have yet; their names."""
+        with self._writing():
+            return self.grid.apply()
+
+    def operate(self, operation: str, arguments: Sequence[str]) -> list[str]:
+        """See `GridFunctions.operate`; and `reset_alarms` (715)."""
+        with self._writing():
+            if operation != 'reset_alarms':
+                return self.grid.operate(operation, arguments)
+            self._map.write(715, {'AlarmReset': 1}, {})
+            return []
 
     def write_power(self, power: float, reactive_power: float, lease: float) -> None:
         """See `ConverterDevice`. One request per order, a few more when its timer is due."""

@@ -13,6 +13,7 @@ from bess_core.values import (
     smallest_known,
 )
 from bess_drivers.device import BadValue
+from bess_drivers.sunspec.battery_parts import add_alarms, vendor_alarms
 from bess_drivers.sunspec.codec import ModelValues, signed
 from bess_drivers.sunspec.common import SIGNS
 from bess_drivers.sunspec.inverter_params import POWER_SIGNS, REACTIVE_SIGNS, SunSpecInverterParams
@@ -40,10 +41,13 @@ def first_known(*values: float) -> float:
     return next((v for v in values if not isnan(v)), nan)
 
 
-def _alarms(model: ModelValues, point: str) -> tuple[Alarm, ...]:
+VENDOR_WORDS = ('EvtVnd1', 'EvtVnd2', 'EvtVnd3', 'EvtVnd4')
+
+
+def _alarms(model: ModelValues, *points: str, who: str = 'inverter') -> tuple[Alarm, ...]:
     return tuple(
-        Alarm(f'sunspec.{name}', Severity.ERROR, f'inverter reports {name.replace("_", " ")}')
-        for name in model.bits(point)
+        Alarm(f'sunspec.{name}', Severity.ERROR, f'{who} reports {name.replace("_", " ")}')
+        for point in points for name in model.bits(point)
     )
 
 
@@ -146,9 +150,21 @@ def _der_control(
             reading.limit_reasons.append(f'inverter: output limited to {100 * limit:g} % of WMax')
 
 
+def enter_service(reading: ConverterReading, m: ModelValues) -> None:
+    """Say where 703 keeps the device off the grid."""
+    if m.integer('ES') == 0:
+        reading.limit_reasons.append('inverter: not permitted to enter service (703 ES)')
+    elif m.number('ESDlyRemTms') > 0:
+        reading.limit_reasons.append(f'inverter: enters service in {m.number("ESDlyRemTms"):g} s')
+
+
 def _dc(reading: ConverterReading, dc: ModelValues, params: SunSpecInverterParams) -> None:
     sign = SIGNS[params.dc_sign]
-    ports = [ModelValues(714, port, dc.sf) for port in dc.groups]
+    ports = dc.elements()
+    for n, port in enumerate(ports):
+        add_alarms(reading, _alarms(port, 'DCAlrm', who=f'DC port {n}'))
+    add_alarms(reading, (Alarm(f'sunspec.dc_port_{bit}_alarm', Severity.ERROR, f'DC port {bit} has an alarm')
+                         for bit in range(32) if (dc.integer('PrtAlrms') or 0) >> bit & 1))
     # ports may sit at different voltages: only a single (storage) port gives one
     storage = [p for p in ports if p.integer('PrtTyp') == 1] or ports
     if len(storage) == 1:
@@ -202,7 +218,7 @@ def decode_legacy(
         dc_power=dc_power,
         temperature=_hottest(inverter, 'TmpCab', 'TmpSnk', 'TmpTrns', 'TmpOt'),
         energy_export=inverter.number('WH'),
-        alarms=_alarms(inverter, 'Evt1'),
+        alarms=(*_alarms(inverter, 'Evt1', 'Evt2'), *vendor_alarms(inverter, 'inverter', *VENDOR_WORDS)),
     )
     if state == THROTTLED + 1:
         reading.limit_reasons.append('inverter: throttled')

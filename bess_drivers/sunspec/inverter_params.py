@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import nan
 
+from bess_core.params import param
 from bess_drivers.sunspec.common import SIGNS, SunSpecParams, check_params
 
 #: factor from the device's sign to ours (+ = charging; + var = into the converter, inductive)
 POWER_SIGNS = {'generation_positive': -1.0, 'charge_positive': 1.0}
 REACTIVE_SIGNS = {'injection_positive': -1.0, 'absorption_positive': 1.0}
+#: model -> setting with its curve
+CURVE_SETTINGS = {705: 'volt_var', 706: 'volt_watt', 712: 'watt_var'}
 LEGACY_CONTROLS = ('direct', 'forced', 'signed_limit')
 
 
@@ -71,6 +74,20 @@ class SunSpecInverterParams(SunSpecParams):
             'doc': "ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is",
         },
     )
+    battery_charge_current: float = param(
+        nan, 'A', 'largest DC current into the battery (64800 MaxBatACha); NaN = leave it', low=0.0, high=65534.0)
+    battery_discharge_current: float = param(
+        nan, 'A', 'largest DC current out of the battery (64800 MaxBatADischa); NaN = leave it', low=0.0, high=65534.0)
+    volt_var: list[float] = param([], '', 'curve of 705 that the device is to hold: V (% of nominal), var (%), ...; '
+                                          'empty = leave it as it is')
+    volt_watt: list[float] = param([], '', 'the same of 706: V (% of nominal), W (%), ...')
+    watt_var: list[float] = param([], '', 'the same of 712: W (% of the maximum), var (%), ...')
+    freq_droop: list[float] = param([], '', 'of 711: dead band above and below (Hz), slopes above and below (per '
+                                            'unit), response (s); empty = leave it as it is')
+    enter_service: list[float] = param([], '', 'of 703: lowest and highest voltage (% of nominal), lowest and highest '
+                                               'frequency (Hz), delay (s), ramp (s); empty = leave it as it is')
+    permit_service: str = param('leave', doc='whether the device may enter service (703 ES)',
+                                choices=['leave', 'on', 'off'])
     start_on_order: bool = field(
         default=True,
         metadata={
@@ -104,3 +121,10 @@ class SunSpecInverterParams(SunSpecParams):
 
     def __post_init__(self) -> None:
         check_params(self)
+        for name in CURVE_SETTINGS.values():
+            count = len(getattr(self, name))
+            if count % 2 or count == 2:
+                raise ValueError(f'{name} has {count} numbers: must be pairs x, y of at least two points')
+        for name, count in (('freq_droop', 5), ('enter_service', 6)):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(f'{name} has {len(getattr(self, name))} numbers: must be {count}')

@@ -1,7 +1,8 @@
-"""Model layouts that `pysunspec2` does not have: the MESA drafts of 801 to 803, and MESA-PCS 64800.
+"""Model layouts that `pysunspec2` does not have: the MESA drafts of 801 to 803, MESA-PCS 64800, KACO 64201.
 
 Sources: public firmware of a battery that fills the draft storage models (field order, types, event
-bits), OpenEMS (REFUstore) for 64800, whose register 5 is reserved there. Written as
+bits), OpenEMS for 64800 (REFUstore), whose register 5 is reserved there, and 64201 (blueplanet gridsave;
+`R<offset>` = not known). Written as
 `Name[!]:type[:scale factor]`, `!` = writable, from the register behind L.
 """
 
@@ -45,6 +46,18 @@ _TABLES: dict[int, tuple[str, str, str, dict[str, list[str]]]] = {
             'LocRemCtl:enum16 PCSHb:uint16 ControllerHb!:uint16 Reserved:uint16 PCSSetOperation!:enum16 '
             'MaxBatACha!:uint16:MaxBatA_SF MaxBatADischa!:uint16:MaxBatA_SF MaxA:uint16:MaxA_SF '
             'MaxACur:uint16:MaxACur_SF MaxBatA_SF:sunssf MaxA_SF:sunssf MaxACur_SF:sunssf Pad1:pad Pad2:pad', '', {}),
+    64201: ('kaco_gridsave',
+            'VersionMajor:uint16 VersionMinor:uint16 RequestedState!:enum16 CurrentState:enum16 ControlMode!:enum16 '
+            'R7:uint16 Watchdog!:uint16 WSetPct!:int16:WSetPct_SF VarSetPct!:int16:VarSetPct_SF R11:uint16 R12:uint16 '
+            'R13:uint16 R14:uint16 R15:uint16 StVnd:uint16 StPu:uint16 StPcu:uint16 ErrPcu:uint16 '
+            'WParamRmpTms!:uint16:RmpTms_SF WParamRmpDecTmm!:uint16:RmpIncDec_SF WParamRmpIncTmm!:uint16:RmpIncDec_SF '
+            'R23:uint16 R24:uint16 WParamEna!:enum16 VarParamRmpTms!:uint16:RmpTms_SF '
+            'VarParamRmpDecTmm!:uint16:RmpIncDec_SF VarParamRmpIncTmm!:uint16:RmpIncDec_SF R29:uint16 R30:uint16 '
+            'VarParamEna!:enum16 PhVphA:uint16:V_SF PhVphB:uint16:V_SF PhVphC:uint16:V_SF W:int16:W_SF '
+            'VAr:int16:VAr_SF Hz:uint16:Hz_SF '
+            'R38:uint16 R39:uint16 R40:uint16 R41:uint16 R42:uint16 R43:uint16 R44:uint16 R45:uint16 '
+            'WSetPct_SF:sunssf VarSetPct_SF:sunssf RmpTms_SF:sunssf RmpIncDec_SF:sunssf V_SF:sunssf W_SF:sunssf '
+            'VAr_SF:sunssf Hz_SF:sunssf', '', {}),
 }
 
 

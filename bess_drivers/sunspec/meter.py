@@ -7,7 +7,7 @@ from math import copysign, isnan, nan
 from typing import ClassVar
 
 from bess_core.params import param
-from bess_core.values import Identity, MeterReading, Quality
+from bess_core.values import Alarm, Identity, MeterReading, Quality, Severity
 from bess_drivers.device import BadValue, Counters, Role
 from bess_drivers.modbus.link import ModbusLink
 from bess_drivers.sunspec.codec import ModelValues
@@ -25,6 +25,13 @@ class SunSpecMeterParams(SunSpecParams):
 
     def __post_init__(self) -> None:
         check_params(self)
+
+
+def events(m: ModelValues) -> tuple[Alarm, ...]:
+    """Events of a meter (Evt) as named faults."""
+    names = (name.removeprefix('m_event_') for name in m.bits('Evt'))
+    return tuple(Alarm(f'sunspec.meter_{name}', Severity.WARNING, f'meter reports {name.replace("_", " ")}')
+                 for name in names)
 
 
 def decode(m: ModelValues, invert: bool, now: float) -> MeterReading:
@@ -50,7 +57,7 @@ def decode(m: ModelValues, invert: bool, now: float) -> MeterReading:
         current=(currents[0], currents[1], currents[2]), phase_power=(phases[0], phases[1], phases[2]),
         active_power=power, reactive_power=sign * m.number('VAR') + 0.0, apparent_power=apparent,
         power_factor=max(-1.0, min(1.0, power / apparent)) if apparent > 0 else nan,
-        frequency=frequency if frequency else nan, energy_import=imported, energy_export=exported)
+        frequency=frequency if frequency else nan, energy_import=imported, energy_export=exported, alarms=events(m))
 
 
 def decode_der(m: ModelValues, invert: bool, now: float) -> MeterReading:

@@ -1,8 +1,8 @@
 """A simulated low-voltage battery on a CAN bus: sends the CAN-bms frames of a pack of the plant each second.
 
 It keeps talking whether or not anybody listens. Faults: `no_answer` and `disconnect` silence it,
-`frozen_value` repeats the present frames, `truncated_frame` halves them, `flipped_bytes` inverts one
-byte of the measured values, `wrong_unit_id` sends under foreign ids.
+`alarm_bit` adds an alarm, `frozen_value` repeats the present frames, `truncated_frame` halves them,
+`flipped_bytes` inverts one byte of the measured values, `wrong_unit_id` sends under foreign ids.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class CanBmsSimulator:
         self.plant, self.unit, self.faults, self.address = plant, unit, faults, address
         self.cell_high, self.cell_low = cell_high, cell_low
         self.keep_alives = 0
+        self.period_s = PERIOD_S
         self._bus: Any = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -123,24 +124,36 @@ class CanBmsSimulator:
         finally:
             self._bus.shutdown()
 
+    def _raise(self, frames: dict[int, bytes]) -> None:
+        """The injected alarm: bits 0 to 31 of 0x359, 32 to 95 (01 in a pair) of 0x35A, 96 to 103 of 0x35C."""
+        bits = self.faults.alarm_bits
+        if protection := bits(0, 32):
+            frames[0x359] = protection.to_bytes(4, 'little') + bytes((1, 0x50, 0x4E))
+        if pair := bits(32, 64):
+            frames[0x35A] = (int.from_bytes(frames[0x35A], 'little') & ~(3 * pair) | pair).to_bytes(8, 'little')
+        frames[0x35C] = bytes((frames[0x35C][0] | bits(96, 8), 0))
+
     def _serve(self) -> None:
         due = monotonic()
         frames: dict[int, bytes] = {}
         while not self._stop.is_set():
             try:
                 message = self._bus.recv(LISTEN_S)
+            except OSError:
+                raise  # the bus is gone
             except Exception:  # noqa: BLE001 - others may send anything; a battery talks on
                 message = None
             if message is not None and message.arbitration_id == 0x305:
                 self.keep_alives += 1
             if monotonic() < due:
                 continue
-            due += PERIOD_S
+            due += self.period_s
             on = self.faults.on
             if on('no_answer') or on('disconnect'):
                 continue
             if not (on('frozen_value') and frames):
                 frames = frames_of(self.plant.pack(self.unit), self.cell_high, self.cell_low)
+                self._raise(frames)
             for can_id, data in frames.items():
                 if on('flipped_bytes') and can_id == 0x356:
                     data = data[:1] + bytes((data[1] ^ 0xFF,)) + data[2:]

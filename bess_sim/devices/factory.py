@@ -207,8 +207,9 @@ def _sunspec_battery(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults
 def _sunspec_inverter(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.sunspec import SunSpecInverterSimulator
 
-    options = _options(config, unit_id=1, models='der')
-    registers = SunSpecInverterSimulator(plant, _unit_of(config), models=options['models'])
+    options = _options(config, unit_id=1, models='der', curves=False)
+    more = {'curves': True} if options['curves'] else {}
+    registers = SunSpecInverterSimulator(plant, _unit_of(config), models=options['models'], **more)
     return ModbusDevice(registers, config, options['unit_id'], faults)
 
 
@@ -278,6 +279,15 @@ def _sonnen(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> Runn
     return SonnenSimulator(plant, _unit_of(config), faults, host, port, **options)
 
 
+def _p1(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.p1 import P1Simulator
+
+    options = _options(config, version=5, interval=1.0)
+    if not config.address.startswith('serial:'):
+        tcp_address(config.address)
+    return P1Simulator(plant, faults, config.address, version=options['version'], period=options['interval'])
+
+
 def _iec61850(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.iec61850 import Iec61850Simulator
 
@@ -299,6 +309,7 @@ BUILDERS: dict[str, Builder] = {
     'sunspec_meter': _sunspec_meter,
     'can_bms': _can_bms,
     'sonnen': _sonnen,
+    'p1': _p1,
     'iec61850': _iec61850,
     **dict.fromkeys(('daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s'), _serial_bms),
 }

@@ -251,7 +251,8 @@ class JbdSimulator:
                 discharge_switch=sample.discharge_switch,
             )
         return (
-            basic_payload(sample, self._protections) if register == BASIC else cells_payload(sample)
+            basic_payload(sample, self._protections | self.faults.alarm_bits(0, 16))
+            if register == BASIC else cells_payload(sample)
         )
 
     def _write(self, register: int, data: bytes, now: float) -> bool:

@@ -106,7 +106,8 @@ class Daly(SimulatedBms):
             return [bytes((1 + i // 7, *(_n(t + 40, 0, 255) for t in degrees[i:i + 7])))
                     for i in range(0, len(degrees), 7)]
         if command == 0x98:
-            return [bytes((0x20 * over(s) | 0x80 * under(s), 0x02 * (max(degrees) > HOT), 0))]
+            bits = 0x20 * over(s) | 0x80 * under(s) | 0x0200 * (max(degrees) > HOT) | self.faults.alarm_bits(0, 64)
+            return [bits.to_bytes(8, 'little')]
         if command in (0xD9, 0xDA):
             on = bool(asked[0])
             self.switch(on if command == 0xDA else s.charge_switch, on if command == 0xD9 else s.discharge_switch)
@@ -136,6 +137,7 @@ class Jk(SimulatedBms):
         s = self.sample()
         alarms = 1 << 10 if over(s) else 0
         alarms |= 1 << 11 if under(s) else 0
+        alarms |= self.faults.alarm_bits(0, 16)
         current = _n(abs(s.current) * 100, 0, 0x7FFF) | (0x8000 if s.current > 0 else 0)
         degree = [_n(t, 0, 100) if t >= 0 else 100 - _n(t, -40, 0) for t in (*s.temperatures, 25.0, 25.0)]
         body = bytes((0x79, 3 * len(s.cells)))
@@ -190,7 +192,7 @@ class JkPb(SimulatedBms):
         put(158, 'i', _n(1000 * s.current, -(1 << 31), (1 << 31) - 1))
         put(162, 'h', _n(10 * s.temperatures[0], -400, 1500))
         put(164, 'h', _n(10 * s.temperatures[-1], -400, 1500))
-        put(166, 'I', 1 << 4 if over(s) else 1 << 11 if under(s) else 0)
+        put(166, 'I', (1 << 4 if over(s) else 1 << 11 if under(s) else 0) | self.faults.alarm_bits(0, 32))
         put(173, 'B', _n(100 * s.charge / s.charge_full, 0, 100))
         put(174, 'i', _n(1000 * s.charge, 0, 1 << 30))
         put(178, 'I', _n(1000 * s.charge_full, 0, 1 << 30))
@@ -239,12 +241,17 @@ class Pylontech(SimulatedBms):
             state = bytes(2 if v > CELL_HIGH else 1 if v < CELL_LOW else 0 for v in s.cells)
             heat = bytes(2 if t > HOT else 0 for t in s.temperatures)
             paths = s.charge_switch << 1 | s.discharge_switch << 2
-            return (bytes((0, self.address, len(state))) + state + bytes((len(heat),)) + heat
-                    + bytes((0, 0, 0, 0, paths, 0, 0, 0)))
+            answer = bytearray((0, self.address, len(state), *state, len(heat), *heat, 0, 0, 0, 0, paths, 0, 0, 0))
+            # Its alarms: first cell, first sensor, charge current, voltage, discharge current, status 1.
+            places = (3, 4 + len(state), *range(4 + len(state) + len(heat), 8 + len(state) + len(heat)))
+            for n, place in enumerate(places):
+                answer[place] |= self.faults.alarm_bits(8 * n, 8)
+            return bytes(answer)
         if command == 0x51:
             return b'US3000C'.ljust(10, b'\0') + b'\x02\x04' + b'Simulated'.ljust(20, b'-')
         if command == 0x92:
             allowed = 0x80 * (s.charge_switch and not over(s)) | 0x40 * (s.discharge_switch and not under(s))
+            allowed |= self.faults.alarm_bits(48, 6)  # what it asks for
             return bytes((self.address,)) + pack('>HHhhB', 53_250, 44_500, _n(10 * s.max_charge_current),
                                                  -_n(10 * s.max_discharge_current), allowed)
         if command == 0x93:
@@ -263,7 +270,7 @@ class Pylontech(SimulatedBms):
             alarms[30] = 0x02 * over(s) | 0x08 * under(s)
             alarms[31] = 0x02 * (max(s.temperatures) > HOT)
             alarms[35] = s.discharge_switch | s.charge_switch << 1
-            return bytes(alarms)
+            return bytes(b | self.faults.alarm_bits(8 * at, 8) for at, b in enumerate(alarms))
         return None
 
 
@@ -302,7 +309,9 @@ class Up16s(SimulatedBms):
         out = pack('>HHIHHHHHHHH', _n(100 * s.voltage), 0, _n(100 * s.current + 300_000, 0, 1 << 31),
                    _n(10_000 * s.charge / s.charge_full, 0, 10_000), _n(100 * s.charge), _n(100 * s.charge_full),
                    _n(100 * s.charge_full), degrees[0], degrees[-1], 0, _n(100 * s.soh))
-        out += pack('>IIHHH', over(s) | under(s) << 1, 0, s.discharge_switch | s.charge_switch << 1, 0, s.cycles)
+        bits = self.faults.alarm_bits
+        out += pack('>IIHHH', over(s) | under(s) << 1 | bits(0, 32), bits(32, 32),
+                    s.discharge_switch | s.charge_switch << 1, 0, s.cycles)
         out += pack('>HHHHH', s.cells.index(high) + 1, _n(1000 * high), s.cells.index(low) + 1, _n(1000 * low),
                     _n(1000 * sum(s.cells) / len(s.cells)))
         out += pack('>5H', 1, degrees[0], 2, degrees[-1], degrees[0])

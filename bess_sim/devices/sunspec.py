@@ -93,6 +93,7 @@ class SunSpecBatterySimulator(SunSpecDevice):
         self.local = False
         self.inverter_stop = False
         self.events = 0  # Evt1 bits added to those of the thresholds
+        self.string_events = 0  # the same of 803 StrEvt1
         super().__init__(SunSpecImage({1: 0, 802: 0, 803: 1}), clock, background=False)
         self._fill(plant.pack(unit_name))
         self._live = {802: self._bank(), 803: self._string()}
@@ -237,7 +238,7 @@ class SunSpecBatterySimulator(SunSpecDevice):
             put['string[0].StrSoC'](100 * pack.soc)
             put['string[0].StrSoH'](100 * pack.soh)
             put['string[0].StrA'](self.sign * pack.current)
-            put['string[0].StrEvt1'](self.thresholds.events(pack) & ~(1 << 24))
+            put['string[0].StrEvt1'](self.thresholds.events(pack) & ~(1 << 24) | self.string_events)
             for names, values in (
                 (('string[0].StrCellV',), pack.cells),
                 (('string[0].StrModTmp', 'ModTmp'), pack.temperatures),

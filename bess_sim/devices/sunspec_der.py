@@ -1,4 +1,4 @@
-"""Simulated SunSpec DER inverter: models 1, 701, 702, 704, 713, 714, 715."""
+"""Simulated SunSpec DER inverter: models 1, 701, 702, 704, 713, 714, 715, and 703, 705 to 712 where asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import hypot, isnan, nan, sqrt
 
 from bess_sim.devices.modbus_pdu import IllegalValue
 from bess_sim.devices.sunspec_base import COMMON, SunSpecDevice, monotonic, scale_for
-from bess_sim.devices.sunspec_curves import CURVES, adopt, fill_curves
+from bess_sim.devices.sunspec_curves import CURVES, ELEMENTS, adopt, adopt_droop, fill_grid
 from bess_sim.devices.sunspec_image import SunSpecImage
 from bess_sim.plant_api import InverterSample, PlantApi
 
@@ -30,7 +30,7 @@ class DerInverter(SunSpecDevice):
     A setpoint acts only while its Ena is 1, is held within the ratings, and reverts by itself after
     RvrtTms. `rearm` says which writes start that time anew: 'any' of Ena, setpoint and RvrtTms, or
     the 'timer' (RvrtTms) or the 'enable' alone; real devices differ. `local` = in local control.
-    `curves`: with 705, 706 and 712, which adopt a curve but do not act on it.
+    `curves`: with the grid functions 703 and 705 to 712; of them only 703 ES acts (0 = off the grid).
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class DerInverter(SunSpecDevice):
         self.started, self.standby = started, False
         sample = plant.inverter(unit_name)
         self._phases = phases_of(sample)
-        more = dict.fromkeys(CURVES, (3, 4)) if curves else {}
-        image = SunSpecImage({1: 0, 701: 0, 702: 0, 704: 0, 713: 0, 714: 1, 715: 0, **more})
-        self._curves = tuple(more)
+        more = ELEMENTS if curves else {}
+        image = SunSpecImage(dict(sorted({1: 0, 701: 0, 702: 0, 704: 0, 713: 0, 714: 1, 715: 0, **more}.items())))
+        self._curves = curves
         super().__init__(image, clock, background)
         self._fill(sample)
-        for model in self._curves:
-            fill_curves(image, model)
+        if curves:
+            fill_grid(image)
         self._live = {
             701: self._measure(),
             704: self._remaining(),
@@ -188,7 +188,7 @@ class DerInverter(SunSpecDevice):
             # the registers count generation and injection as positive
             p, q = -sample.active_power, -sample.reactive_power
             s = hypot(p, q)
-            running = self.started and sample.running
+            running = self.started and sample.running and self._permitted()
             put['St'](running)
             put['InvSt'](STANDBY if running and self.standby else RUNNING if running else OFF)
             put['ConnSt'](running)
@@ -284,9 +284,11 @@ class DerInverter(SunSpecDevice):
             }[self.rearm]
             if any(f'704.{name}' in changes for name in starters):
                 timer.start(self.clock(), self.image.raw(704, f'{prefix}RvrtTms'))
-        for model in self._curves:
+        for model in CURVES if self._curves else ():
             if f'{model}.AdptCrvReq' in changes:
                 adopt(self.image, model)
+        if '711.AdptCtlReq' in changes:
+            adopt_droop(self.image)
         if '715.OpCtl' in changes:
             operation = changes['715.OpCtl']
             self.started = operation != STOP
@@ -294,8 +296,11 @@ class DerInverter(SunSpecDevice):
         if changes.get('715.AlarmReset') == 1:
             self.alarms = 0
             self.image.set(715, {'AlarmReset': 0})
-        if any(name.startswith(('702.', '704.', '715.OpCtl')) for name in changes):
+        if any(name.startswith(('702.', '703.', '704.', '715.OpCtl')) for name in changes):
             self._apply()
+
+    def _permitted(self) -> bool:
+        return not self._curves or self.image.raw(703, 'ES') == 1
 
     def _revert(self, prefix: str) -> None:
         image = self.image
@@ -310,7 +315,7 @@ class DerInverter(SunSpecDevice):
         """Order of the plant from the registers, within the ratings; P before Q on the circle."""
         image = self.image
         p = q = 0.0
-        if self.started and not self.standby:
+        if self.started and not self.standby and self._permitted():
             if image.raw(704, 'WSetEna') == 1:
                 watts = image.raw(704, 'WSetMod') == WATTS
                 p = (

@@ -96,7 +96,7 @@ class SunSpecImage:
             self.registers += struct.unpack(f'>{size}H', data)
         for sub in group.get('groups', ()):
             if sub.get('count', 1) == 1:
-                self._append(model, sub, f'{prefix}{sub["name"]}.', 0)
+                self._append(model, sub, f'{prefix}{sub["name"]}.', elements)
             else:
                 for n in range(first):
                     self._append(model, sub, f'{prefix}{sub["name"]}[{n}].', tuple(rest) or 0)

@@ -122,6 +122,8 @@ class StringBattery(SunSpecRegisters):
     models = ((804, 46), (805, 74), (804, 46), (805, 74))
     name = 'strings'
     events = 0
+    events2 = 0
+    vendor = 0
 
     def show(self) -> None:
         """See `RegisterDevice`."""
@@ -135,7 +137,8 @@ class StringBattery(SunSpecRegisters):
                 10: ('u32', p.cycles), 12: ('u16', p.soh * 1000), 13: ('i16', p.current * 5),
                 14: ('u16', p.voltage * 10), 15: ('u16', max(cells) * 1000), 17: ('u16', min(cells) * 1000),
                 19: ('u16', sum(cells) * 125), 20: ('i16', max(degrees) * 10), 22: ('i16', min(degrees) * 10),
-                24: ('i16', degrees[0] * 10), 28: ('u32', self.events if n else 0), 30: ('u32', 0), 32: ('u32', 0),
+                24: ('i16', degrees[0] * 10), 28: ('u32', self.events if n else 0),
+                30: ('u32', self.events2), 32: ('u32', self.vendor),
                 34: ('u32', 0), 38: ('i16', SF_1), 39: ('i16', SF_1), 40: ('i16', SF_1), 41: ('i16', SF_1),
                 42: ('i16', SF_1), 43: ('i16', SF_3), 44: ('i16', SF_1)})
             self.fill(2 * n + 1, {
@@ -155,6 +158,7 @@ class FlowBattery(SunSpecRegisters):
     name = 'flow battery'
     events = 0
     events2 = 0
+    module_events = 0
     module_events2 = 0
     connection = 0
 
@@ -183,7 +187,8 @@ class FlowBattery(SunSpecRegisters):
                       30: ('i16', SF_1), 31: ('i16', SF_3), 32: ('i16', SF_1), 33: ('i16', SF_1), 34: ('i16', SF_1)})
         for n in (0, 1):
             at = 36 + 24 * n
-            self.fill(1, {at: ('u16', n), at + 2: ('u32', 3), at + 4: ('u16', p.soc * 1000), at + 16: ('u32', 0),
+            self.fill(1, {at: ('u16', n), at + 2: ('u32', 3), at + 4: ('u16', p.soc * 1000),
+                          at + 16: ('u32', self.module_events if n else 0),
                           at + 18: ('u32', self.module_events2 if n else 0),
                           at + 20: ('u16', self.connection if n else 0)})
 
@@ -196,7 +201,7 @@ class FlowBattery(SunSpecRegisters):
 class MesaPcs(SunSpecRegisters):
     """An inverter with 103, 120, 121, 123 and MESA-PCS 64800; 123 WMaxLimPct is signed, - = charging."""
 
-    models = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14))
+    models: tuple[tuple[int, int], ...] = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14))
     writable = frozenset({(3, n) for n in range(2, 23)} | {(4, 4), (4, 6), (4, 7), (4, 8), (2, 12)})
     name = 'MESA-PCS'
     local = False
@@ -224,6 +229,11 @@ class MesaPcs(SunSpecRegisters):
             self._until = float('inf')
             self.fill(3, {5: ('i16', 0), 9: ('u16', 0)})
             self._apply()
+        self.measure()
+        self.fill(4, {2: ('u16', self.local), 3: ('u16', self.beat())})
+
+    def measure(self) -> None:
+        """Model 103."""
         s = self.plant.inverter(self.unit)
         self.fill(0, {2: ('u16', 0), 6: ('i16', SF_1), 10: ('u16', s.voltage[0] * 10), 13: ('i16', SF_1),
                       14: ('i16', -s.active_power), 15: ('i16', 0), 16: ('u16', s.frequency * 100), 17: ('i16', SF_2),
@@ -233,7 +243,6 @@ class MesaPcs(SunSpecRegisters):
                       29: ('u16', s.dc_voltage * 10), 30: ('i16', SF_1), 31: ('i16', -s.dc_power), 32: ('i16', 0),
                       33: ('i16', s.temperature * 10), 37: ('i16', SF_1), 38: ('u16', 9 if self.running else 1),
                       40: ('u32', self.events)})
-        self.fill(4, {2: ('u16', self.local), 3: ('u16', self.beat())})
 
     def obey(self, address: int, value: int) -> None:
         """See `RegisterDevice`."""
@@ -252,8 +261,55 @@ class MesaPcs(SunSpecRegisters):
         self.order(-share * self._rating, -q * self._rating)
 
 
+class KacoGridsave(MesaPcs):
+    """An inverter with 103, 120, 121 and 64201; WSetPct - = charging; its watchdog takes the orders away."""
+
+    models = ((103, 50), (120, 26), (121, 30), (64201, 52))
+    writable = frozenset({(3, n) for n in (4, 6, 8, 9, 10)})
+    name = 'blueplanet gridsave'
+    state = 8  # STANDBY
+
+    def prepare(self) -> None:
+        """Ratings; in standby."""
+        SunSpecRegisters.prepare(self)
+        s = self.plant.inverter(self.unit)
+        self._rating, self._apparent = s.max_discharge_power, s.max_apparent_power
+        self._until = float('inf')
+        self.running = False
+        self.fill(1, {2: ('u16', 82), 3: ('u16', self._rating), 4: ('i16', 0), 5: ('u16', self._apparent),
+                      6: ('i16', 0)})
+        self.fill(2, {2: ('u16', self._rating), 5: ('u16', self._apparent), 22: ('i16', 0), 25: ('i16', 0)})
+        self.fill(3, {2: ('u16', 1), 3: ('u16', 0), 4: ('u16', 8), 6: ('u16', 0), 8: ('u16', 0), 9: ('i16', 0),
+                      10: ('i16', 0), 46: ('i16', SF_2), 47: ('i16', SF_2)})
+
+    def show(self) -> None:
+        """See `RegisterDevice`. The watchdog ends here."""
+        if time.monotonic() >= self._until:
+            self._until = float('inf')
+            self.fill(3, {9: ('i16', 0), 10: ('i16', 0)})
+            self._apply()
+        self.measure()
+        self.fill(3, {5: ('u16', self.state)})
+
+    def obey(self, address: int, value: int) -> None:
+        """See `RegisterDevice`."""
+        if address == self.at(3, 4):
+            if value not in (1, 8, 10, 11):
+                raise IllegalValue
+            self.state = value if self.state != 12 or value == 1 else self.state
+            self.running = self.state == 11
+        seconds = self.word(3, 8)
+        self._until = time.monotonic() + seconds if seconds else float('inf')
+        self._apply()
+
+    def _apply(self) -> None:
+        share = signed(self.word(3, 9)) / 10_000 if self.running else 0.0
+        q = signed(self.word(3, 10)) / 10_000 if self.running and self.word(3, 6) == 1 else 0.0
+        self.order(-share * self._rating, -q * self._apparent)
+
+
 #: layout -> class
 SUNSPEC_LAYOUTS: dict[str, Callable[[PlantApi, str, DeviceFaults], RegisterDevice]] = {
     'sunspec_draft': DraftBattery, 'sunspec_strings': StringBattery, 'sunspec_flow': FlowBattery,
-    'mesa_pcs': MesaPcs,
+    'mesa_pcs': MesaPcs, 'kaco_gridsave': KacoGridsave,
 }

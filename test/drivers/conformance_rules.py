@@ -38,18 +38,18 @@ ELSEWHERE = {
     'bme680': ('a chip on I2C, read only', 'test/drivers/test_sensors.py'),
     'bq40z50': ('a chip on SMBus with a simulated chip of its own', 'test/drivers/test_bq40z50.py'),
     'gps': ('a receiver that only talks (NMEA)', 'test/drivers/test_gps.py'),
+    'p1': ('a meter that only talks (P1), with a simulated meter on a pty and on TCP', 'test/drivers/test_p1.py'),
+    'pulse': ('a pin that is only read', 'test/drivers/test_pulse.py'),
     'iec61850': ('MMS, spoken by a bridge process', 'test/drivers/test_iec61850.py'),
     'can_meter': ('the class of can_battery with another message', 'test/drivers/test_can_profile.py'),
     'modbus_climate': ('no installed profile of this role', 'test/drivers/test_profile_device.py'),
 }
 
-#: where each bit of a protocol without profile is tried, one by one
-BITS = {
-    'jbd': 'test/drivers/test_jbd.py::test_each_protection_bit_is_one_alarm',
-    'daly': 'test/drivers/test_serial_bms.py::test_daly_every_alarm_bit_is_named_and_follows_the_sign_of_the_current',
-    'seplos': 'test/drivers/test_serial_bms.py::test_seplos_every_alarm_bit',
-    'can_bms': 'test/drivers/test_can_bms_codec.py::test_every_alarm_pair_is_a_named_fault',
-}
+#: where each bit of a protocol without profile is set in the simulated device and read over its wire
+EACH_BMS = 'test/drivers/test_fault_bits_wire.py::test_each_bit_of_a_bms_is_a_named_fault'
+EACH_SUNSPEC = 'test/drivers/test_fault_bits_wire.py::test_each_bit_of_sunspec_is_a_named_fault'
+BITS = {**dict.fromkeys(('jbd', 'daly', 'jk', 'jk_pb', 'pylontech', 'seplos', 'jbd_up16s', 'can_bms'), EACH_BMS),
+        **dict.fromkeys(('sunspec_battery', 'sunspec_inverter', 'sunspec_meter'), EACH_SUNSPEC)}
 
 
 def absent(stand: Stand, check: str) -> str:
@@ -66,13 +66,13 @@ def absent(stand: Stand, check: str) -> str:
             return ('' if image or stand.transport == 'can' else 'with the image of this profile') if profile.faults \
                 else 'the profile names no fault'
         if stand.role is not Role.BATTERY:
-            sunspec = 'test/drivers/test_sunspec.py'
+            sunspec = EACH_SUNSPEC.partition('::')[0]
             return {'sunspec_inverter': sunspec, 'sunspec_meter': sunspec,
                     'carlo_gavazzi': 'the meter has no fault word',
                     'sonnen': 'test/drivers/test_sonnen.py'}[stand.driver]
         return 'test/drivers/test_sonnen.py' if stand.driver == 'sonnen_battery' else ''
     if check == 'unknown':
-        if stand.name == 'sunspec_inverter-mesa_pcs':
+        if stand.name in ('sunspec_inverter-mesa_pcs', 'sunspec_inverter-kaco'):
             return 'with SunSpec 7xx'
         if stand.driver in ('sunspec_battery', 'sunspec_meter', 'sunspec_inverter'):
             return ''
@@ -115,6 +115,8 @@ def page() -> str:
         reasons = '; '.join(f'{c}: {w}' for c, w in why.items() if w)
         done = 'all' if not reasons else done
         lines.append(f'| `{stand.driver}` {stand.name} ({stand.device}) | {stand.transport} | {done} | {reasons} |')
+    lines += ['', 'Single bits: of ' + ', '.join(f'`{n}`' for n in BITS) + ' every alarm bit is set in the simulated '
+              'device, one by one, and read', 'by the driver over the wire: `test/drivers/test_fault_bits_wire.py`.']
     lines += ['', '## Drivers that are proven elsewhere', '', '| Driver | Why | Where |', '| --- | --- | --- |']
     lines += [f'| `{name}` | {why} | `{where}` |' for name, (why, where) in ELSEWHERE.items()]
     lines += ['', 'Templates (`rhombus_res125`) have no addresses; one extended with addresses is tried in '

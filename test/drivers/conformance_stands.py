@@ -336,6 +336,10 @@ def _stands() -> list[Stand]:
          SunSpecInverterParams, {}),
         ('sunspec_inverter', 'mesa_pcs', Role.CONVERTER, lambda w, f: SUNSPEC_LAYOUTS['mesa_pcs'](w, 'u', f),
          SunSpecInverter, SunSpecInverterParams, {'legacy_control': 'signed_limit'}),
+        ('sunspec_inverter', '103', Role.CONVERTER,
+         lambda w, _: SunSpecInverterSimulator(w, 'u', models='legacy'), SunSpecInverter, SunSpecInverterParams, {}),
+        ('sunspec_inverter', 'kaco', Role.CONVERTER, lambda w, f: SUNSPEC_LAYOUTS['kaco_gridsave'](w, 'u', f),
+         SunSpecInverter, SunSpecInverterParams, {}),
         ('sunspec_meter', '203', Role.METER, lambda w, _: SunSpecMeterSimulator(w, 203), SunSpecMeter,
          SunSpecMeterParams, {})]
     out += [Stand(f'{driver}-{which}', driver, role, 'modbus', register_stand(registers, cls, params, **more), '',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
@@ -306,3 +307,11 @@ def test_read_only_refuses_everything_before_the_wire(bus, key_file):
     assert bus.writes(GAUGE) == [] and device.link.written == 0
     with pytest.raises(Refused):
         device.set_contactor(True, True)
+
+
+def test_a_step_of_the_wall_clock_does_not_matter(bus, monkeypatch):
+    device, real = gauge(bus), time.time
+    for now, step in ((10.0, 3e8), (11.0, -3e8)):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        assert device.read(now).time == now
+    device.close()

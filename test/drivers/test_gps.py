@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from math import isnan, nan
@@ -162,3 +163,13 @@ def test_unplugged(line):
         device.read(0.0)
     with pytest.raises(Disconnected):
         device.open()
+
+
+def test_a_step_of_the_wall_clock_does_not_matter(line, monkeypatch):
+    device, real = receiver(line), time.time
+    line.text = GGA + RMC
+    for step in (3e8, -3e8):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        reading = device.read(0.0)
+        assert device.time.utc(reading.time) == pytest.approx(1790339719.6)
+    device.close()

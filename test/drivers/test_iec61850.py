@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from math import isnan
 from pathlib import Path
@@ -293,3 +294,18 @@ def test_node_survives_the_server(graph, bench):
     made.faults.clear()
     count = len(statuses)
     graph.wait(lambda: len(statuses) > count and statuses[-1].quality == 0, 'good again')
+
+
+@needs_library
+def test_a_step_of_the_wall_clock(bench, monkeypatch):
+    made = bench()
+    device, real = made.device(timeout_s=2.0), time.time
+    device.open()
+    device.identify()
+    for now, step in ((10.0, 3e8), (11.0, -3e8)):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        assert device.read(now).time == now
+    made.plant.packs['a'] = PackSample(voltage=51.5)
+    end = time.monotonic() + 10.0
+    while device.read(12.0).voltage != pytest.approx(51.5):
+        assert time.monotonic() < end

@@ -25,8 +25,11 @@ from bess_sim.devices.can_bms import CanBmsSimulator
 from bess_sim.devices.carlo_gavazzi import CarloGavazziSimulator
 from bess_sim.devices.jbd import JbdSimulator
 from bess_sim.devices.modbus_server import ModbusDeviceServer, ModbusRtuServer
+from bess_sim.devices.p1 import P1Simulator
 from bess_sim.devices.register_image import RegisterImage
 from bess_sim.devices.register_layouts import LAYOUTS
+from bess_sim.devices.serial_bms import KINDS
+from bess_sim.devices.serial_line import SerialLine
 from bess_sim.devices.sunspec import SunSpecBatterySimulator, SunSpecInverterSimulator
 from bess_sim.devices.sunspec_meter import SunSpecMeterSimulator
 from bess_sim.plant_api import StaticPlant
@@ -146,6 +149,47 @@ def test_a_serial_line_with_a_jbd(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join(5)
+
+
+@pytest.mark.parametrize(('kind', 'baud', 'maker'), [
+    ('daly', 9600, 'Daly'), ('jbd_up16s', 9600, 'JBD'), ('jk', 115200, 'JK'), ('pylontech', 115200, 'Simulated'),
+    ('seplos', 19200, 'Seplos')])
+def test_serial_lines_with_other_bms(tmp_path: Path, kind: str, baud: int, maker: str) -> None:
+    made, unit = KINDS[kind]
+    bms = made(StaticPlant(), 'u', DeviceFaults(), unit)
+    orders: list[tuple[bool, bool]] = []
+    bms.switch = lambda charge, discharge: orders.append((charge, discharge))  # type: ignore[method-assign]
+    line = SerialLine(tmp_path / 'ttyS2', DeviceFaults(), bms.answer)
+    line.start()
+    try:
+        found = probe(f'serial:{tmp_path}/ttyS2?baud={baud}')
+        assert [(f.type, f.name, f.identity.manufacturer) for f in found] == [(kind, 'bms', maker)]
+        assert [n.type for n in loads(found, tmp_path)] == [kind] and orders == []
+    finally:
+        line.stop()
+
+
+def test_a_p1_meter_is_heard(tmp_path: Path) -> None:
+    pytest.importorskip('dsmr_parser', reason='needs pip install -r requirements/p1.txt (optional)')
+    meter = P1Simulator(StaticPlant(), DeviceFaults(), f'serial:{tmp_path}/p1', period=0.2)
+    meter.start()
+    try:
+        found = probe(f'serial:{tmp_path}/p1?baud=115200')
+        assert [(f.type, f.name, f.identity.serial) for f in found] == [('p1', 'meter', 'BESS0001')]
+    finally:
+        meter.stop()
+
+
+def test_a_probe_of_a_serial_line_orders_no_modbus_device_to_write(tmp_path: Path) -> None:
+    spies = {1: Spy(LAYOUTS['eastron_sdm630'](StaticPlant(), '', DeviceFaults()))}
+    server = ModbusRtuServer(spies, DeviceFaults(), tmp_path / 'ttyS3')
+    server.start()
+    try:
+        found = probe(f'serial:{server.link_path}?baud=115200', (1,), 0.2)
+        assert [f.settings.get('profile') for f in found] == ['eastron_sdm630']
+        assert set(spies[1].functions) <= {3, 4} and list(server.writes) == []
+    finally:
+        server.stop()
 
 
 def test_the_command(serve: Callable[..., Any], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
-import struct
+import time
 from collections.abc import Iterator
 from math import inf, isnan, nan
 from pathlib import Path
@@ -43,7 +41,7 @@ from bess_drivers.io.analog import (
 )
 from bess_drivers.io.bme import Bme280Sensor, Bme680Params, Bme680Sensor, BmeParams
 from bess_drivers.io.gpio import GpioModule, GpioParams
-from bess_drivers.io.hardware_watchdog import KEEP_ALIVE, SET_TIMEOUT, LinuxWatchdog, StratoWatchdog
+from bess_drivers.io.hardware_watchdog import StratoWatchdog
 from bess_drivers.io.ntc import SteinhartHart, divider
 from bess_drivers.io.pins import Gpiozero, parse_pin, parse_pins
 from bess_drivers.io.stratopi import StratoPi, StratoPiParams
@@ -301,7 +299,7 @@ def test_wrong_channels(text, problem):
 
 
 def test_thermistor_curves():
-    # Table of a 10 kOhm, B25/85 = 3977 thermistor: 0 degC 32.56 kOhm, 25 degC 10 kOhm, 50 degC 3.605 kOhm.
+    # Of a usual 10 kOhm thermistor with B25/85 = 3977: 0 degC 32.56 kOhm, 25 degC 10 kOhm, 50 degC 3.605 kOhm.
     curve = SteinhartHart.from_points([(0.0, 32_560.0), (25.0, 10_000.0), (50.0, 3_605.0)])
     assert [curve.temperature(r) for r in (32_560.0, 10_000.0, 3_605.0)] == pytest.approx([0.0, 25.0, 50.0])
     assert curve.temperature(19_872.0) == pytest.approx(10.0, abs=0.1)
@@ -430,6 +428,15 @@ def test_bme280_on_the_bus(climate_bus):
     sensor.close()
 
 
+def test_bme280_and_a_step_of_the_wall_clock(climate_bus, monkeypatch):
+    sensor, real = Bme280Sensor(BmeParams(address=climate_bus.address)), time.time
+    sensor.open()
+    for now, step in ((10.0, 3e8), (11.0, -3e8)):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        assert sensor.read(now).time == now
+    sensor.close()
+
+
 def test_bme280_read_only(climate_bus):
     sensor = Bme280Sensor(BmeParams(address=climate_bus.address), read_only=True)
     sensor.open()
@@ -470,47 +477,17 @@ def test_bme680_on_the_bus(tmp_path, monkeypatch):
 # -- watchdogs ------------------------------------------------------------------------------------------
 
 
-def test_linux_watchdog(tmp_path, monkeypatch):
-    path, calls = tmp_path / 'watchdog', []
-    path.write_bytes(b'')
-
-    def ioctl(fd: int, request: int, argument: bytes) -> bytes:
-        calls.append((request, struct.unpack('i', argument)[0]))
-        return struct.pack('i', 16) if request == SET_TIMEOUT else argument
-
-    monkeypatch.setattr(fcntl, 'ioctl', ioctl)
-    dog = LinuxWatchdog(str(path))
-    with pytest.raises(Disconnected):
-        dog.feed()
-    dog.start(15.0)
-    assert dog.timeout == 16.0  # as the hardware took it
-    dog.feed()
-    assert calls == [(SET_TIMEOUT, 15), (KEEP_ALIVE, 0)] and path.read_bytes() == b''
-    dog.stop()
-    assert path.read_bytes() == b'V' and dog.timeout == 0.0
-    with pytest.raises(ReadOnlyError):
-        LinuxWatchdog(str(path), read_only=True).start(10.0)
-    with pytest.raises(Disconnected):
-        LinuxWatchdog(str(tmp_path / 'none')).start(10.0)
-    with pytest.raises(ValueError, match='1..86400'):
-        LinuxWatchdog(str(path)).start(0.2)
-    refusing = LinuxWatchdog(str(path))
-    monkeypatch.setattr(fcntl, 'ioctl', lambda *_: exec('raise OSError(22, "Invalid argument")'))
-    with pytest.raises(NoAnswer):
-        refusing.start(10.0)
-    os.close(refusing._fd)
-
-
 def test_strato_watchdog(tmp_path):
-    tree(tmp_path, {f'watchdog/{n}': '0' for n in ('timeout', 'heartbeat', 'enabled')})
+    tree(tmp_path, {f'watchdog/{n}': '' for n in ('timeout', 'heartbeat', 'enabled')})
     dog = StratoWatchdog(str(tmp_path))
     dog.start(60.0)
     assert [(tmp_path / 'watchdog' / n).read_text() for n in ('timeout', 'heartbeat', 'enabled')] == ['60', 'F', '1']
-    assert dog.timeout == 60.0
-    (tmp_path / 'watchdog/heartbeat').write_text('0')
+    (tmp_path / 'watchdog/heartbeat').write_text('')
     dog.feed()
     assert (tmp_path / 'watchdog/heartbeat').read_text() == 'F'
     dog.stop()
     assert (tmp_path / 'watchdog/enabled').read_text() == '0'
-    with pytest.raises(ReadOnlyError):
-        StratoWatchdog(str(tmp_path), read_only=True).feed()
+    with pytest.raises(ValueError, match='1..99999'):
+        dog.start(0.0)
+    with pytest.raises(OSError):
+        StratoWatchdog(str(tmp_path / 'none')).feed()

@@ -73,6 +73,8 @@ def test_daly_every_alarm_bit_is_named_and_follows_the_sign_of_the_current(bit, 
 
 
 def test_jk_request_is_the_published_one_and_its_sum_is_right():
+    # start, length, BMS, read all, from a computer, request, nothing, record 0, end, sum
+    assert jk.READ_ALL == bytes.fromhex('4E57 0013 00000000 06 03 00 00 00000000 68 0000 0129')
     assert len(jk.READ_ALL) == 21 and sum(jk.READ_ALL[:-4]) & 0xFFFF == int.from_bytes(jk.READ_ALL[-2:], 'big')
 
 

@@ -220,6 +220,25 @@ def test_mesa_pcs_refusals(serve: Serve) -> None:
     assert plant.orders == []
 
 
+def test_currents_of_the_battery_are_told_to_a_mesa_pcs(serve: Serve) -> None:
+    registers, address, _ = serve('mesa_pcs', StaticPlant(inverters={'u': InverterSample()}))
+    device = pcs(address, battery_charge_current=50.0, battery_discharge_current=80.5)
+    assert device.read(0.0).alarms == () and registers.word(4, 7) == 0  # with the first order
+    device.write_power(100.0, nan, 5.0)
+    assert (registers.word(4, 7), registers.word(4, 8)) == (5000, 8050)
+    other = pcs(address, battery_charge_current=900.0)  # 0.01 A in 16 bits
+    with pytest.raises(BadValue, match='does not fit'):
+        other.write_power(100.0, nan, 5.0)
+    _, legacy, _ = serve('kaco_gridsave', StaticPlant(inverters={'u': InverterSample()}))
+    with pytest.raises(BadValue, match='64201 takes'):
+        kaco(legacy, battery_charge_current=50.0).write_power(100.0, nan, 5.0)
+    server = ModbusDeviceServer({1: SunSpecInverterSimulator(StaticPlant(), 'u')}, DeviceFaults())
+    server.start()
+    with pytest.raises(BadValue, match='are for 64800'):
+        kaco(f'tcp://127.0.0.1:{server.port}', battery_charge_current=50.0).write_power(100.0, nan, 5.0)
+    server.stop()
+
+
 def test_power_factor_and_ramp_of_an_older_inverter(serve: Serve) -> None:
     registers, address, _ = serve('mesa_pcs', StaticPlant(inverters={'u': InverterSample()}))
     device = pcs(address, power_factor=-0.95, ramp=20.0)
@@ -229,6 +248,62 @@ def test_power_factor_and_ramp_of_an_older_inverter(serve: Serve) -> None:
         device.write_power(100.0, 50.0, 5.0)
     device.stop()
     assert registers.word(3, 14) == 0
+
+
+# --- KACO 64201 -----------------------------------------------------------------------------------
+
+
+def kaco(address: str, read_only: bool = False, **more: Any) -> SunSpecInverter:
+    device = SunSpecInverter(SunSpecInverterParams(address=address, **more), read_only)
+    device.open()
+    return device
+
+
+def test_kaco_connects_follows_and_its_watchdog_ends_the_order(serve: Serve) -> None:
+    plant = StaticPlant(inverters={'u': InverterSample()})
+    registers, address, _ = serve('kaco_gridsave', plant)
+    device = kaco(address, off_on_stop=True)
+    assert device.identify().model == 'blueplanet gridsave' and device.notes == ()
+    assert device.read(0.0).state is ConverterState.OFF  # 103 St
+    device.write_power(2000.0, nan, 1.0)  # charging
+    sample = plant.inverters['u']
+    assert registers.word(3, 4) == 11 and registers.word(3, 8) == 1
+    assert registers.word(3, 9) == 0x10000 - 4000 and sample.active_power == pytest.approx(2000.0)  # - = charging
+    r = device.read(1.0)
+    assert (r.active_power, r.state, r.setpoint) == (2000.0, ConverterState.RUNNING, 2000.0)
+    device.write_power(-1500.0, 500.0, 1.0)
+    assert registers.word(3, 6) == 1 and sample.reactive_power == pytest.approx(500.0)
+    assert device.read(1.0).active_power == -1500.0
+    deadline = time.monotonic() + 3.0
+    while device.read(2.0).active_power != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    device.write_power(500.0, nan, 5.0)
+    assert sample.active_power == pytest.approx(500.0)
+    device.stop()
+    assert sample.active_power == 0.0 and registers.word(3, 4) == 1 and registers.word(3, 8) == 0
+    assert registers.word(3, 6) == 0
+
+
+def test_kaco_faults_and_refusals(serve: Serve) -> None:
+    plant = StaticPlant(inverters={'u': InverterSample()})
+    registers, address, _ = serve('kaco_gridsave', plant)
+    registers.state = 12
+    device = kaco(address)
+    assert device.read(0.0).state is ConverterState.FAULT  # waits for an acknowledgement
+    with pytest.raises(BadValue, match='more than WMax'):
+        device.write_power(9000.0, nan, 1.0)
+    assert registers.state == 12
+    device.write_power(100.0, nan, 5.0)  # OFF acknowledges
+    assert registers.state == 11 and plant.inverters['u'].active_power == pytest.approx(100.0)
+    with pytest.raises(BadValue, match='no power factor'):
+        kaco(address, ramp=20.0).write_power(100.0, nan, 5.0)
+    registers.fill(3, {8: ('u16', 0)})
+    assert 'sunspec.order_dropped_watchdog' in ids(device.read(1.0))
+    with pytest.raises(ReadOnlyError):
+        kaco(address, read_only=True).write_power(100.0, nan, 1.0)
+    registers.events = 1 << 7
+    assert 'sunspec.over_temp' in ids(device.read(2.0))
 
 
 # --- DER ------------------------------------------------------------------------------------------

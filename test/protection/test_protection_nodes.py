@@ -398,6 +398,30 @@ def test_the_watchdog_is_fed_only_while_the_watched_node_works(graph: Any, tmp_p
     os.close(reader)
 
 
+def test_the_watchdog_of_a_strato_pi(graph: Any, tmp_path: Path) -> None:
+    files = {n: tmp_path / 'watchdog' / n for n in ('timeout', 'heartbeat', 'enabled')}
+    files['timeout'].parent.mkdir()
+    for file in files.values():
+        file.write_text('')
+    worker = graph.add(Worker, 'worker')
+    node = graph.add(WatchdogNode, 'watchdog', {
+        'device': f'strato_pi:{tmp_path}', 'nodes': ['worker'], 'timeout': 0.4, 'period': 0.05, 'grace': 0.0})
+    graph.up(worker, node)
+    assert (files['timeout'].read_text(), files['enabled'].read_text()) == ('15', '1')
+    files['heartbeat'].write_text('')
+    graph.wait(lambda: files['heartbeat'].read_text() == 'F', 'fed')
+    files['heartbeat'].unlink()
+    graph.wait(lambda: node.faults.get('watchdog.device'), 'a board that is gone')
+    files['heartbeat'].write_text('')
+    graph.wait(lambda: not node.faults.get('watchdog.device'), 'and back')
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert files['enabled'].read_text() == '0', 'an orderly end disarms'
+    other = graph.add(WatchdogNode, 'other', {'device': 'nosuch', 'nodes': ['worker']})
+    other.trigger_configure()
+    assert 'nosuch' in other.faults.get('node.configure').text
+
+
 def test_a_missing_watchdog_device_fails_to_configure(graph: Any, tmp_path: Path) -> None:
     node = graph.add(WatchdogNode, 'watchdog', {'device': str(tmp_path / 'none'), 'nodes': ['x']})
     assert node.trigger_configure().name == 'FAILURE'

@@ -360,3 +360,18 @@ def test_a_bad_site_file_is_refused_with_exit_code_2(start, tmp_path: Path) -> N
     _, message = bench.process.communicate(timeout=20.0)
     assert bench.process.returncode == 2
     assert 'units.a.pack.cells' in message and 'Traceback' not in message
+
+
+def test_p1_meters_on_a_line_and_on_tcp_in_processes_of_their_own(start, tmp_path: Path) -> None:
+    pytest.importorskip('dsmr_parser', reason='needs pip install -r requirements/p1.txt (optional)')
+    from bess_drivers.serial.p1 import P1Meter, P1Params
+
+    bench = start(devices={'line': {'kind': 'p1', 'address': f'serial:{tmp_path}/p1', 'interval': 0.2},
+                           'bridge': {'kind': 'p1', 'address': 'tcp://127.0.0.1:0', 'interval': 0.2}})
+    for name, state in bench.ready()['devices'].items():
+        device = P1Meter(P1Params(address=state['address'], timeout_s=3.0))
+        device.open()
+        assert device.identify().serial == 'BESS0001' and device.read(0.0).voltage[0] > 200.0
+        device.close()
+        with bench.control(name) as control:
+            assert control.command(cmd='sent')['sent'] >= 1

@@ -73,7 +73,7 @@ def test_every_node_is_active(site: RunningSite) -> None:
     assert site.starts('telemetry') == [site.pid('telemetry')]
     assert site.fault_ids() == []
     assert (site.state / 'dashboard-password.txt').exists()
-    assert list((site.state / 'recordings').rglob('*.mcap'))
+    site.wait_for(lambda: list((site.state / 'recordings').rglob('*.mcap')), 10.0, 'a recording')
 
 
 @pytest.mark.parametrize('battery', BATTERIES)

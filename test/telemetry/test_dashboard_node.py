@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -64,7 +65,7 @@ SPECS = (
 class Bench:
     """A dashboard node, and a peer node that plays the rest of the site."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, port: int = 0) -> None:
         self.runtime = Runtime(signals=False)
         self.clock = Clock()
         self.ticker = RealTicker(self.clock, self.runtime.post)
@@ -72,7 +73,7 @@ class Bench:
             namespace='/home', state_dir=state_dir, clock=self.clock, ticker=self.ticker,
             post=self.runtime.post, site=SimpleNamespace(nodes=SPECS),  # type: ignore[arg-type]
         )  # fmt: skip
-        self.node = DashboardNode('dashboard', DashboardParams(port=0, call_timeout=1.0), self.ctx)
+        self.node = DashboardNode('dashboard', DashboardParams(port=port, call_timeout=1.0), self.ctx)
         self.peer = Node('peer', namespace='/home', start_parameter_services=False)
         for node in (self.node, self.peer):
             self.runtime.executor.add_node(node)
@@ -101,6 +102,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     made.close()
+
+
+def test_a_port_in_use_is_said_and_it_starts_once_the_port_is_free(tmp_path: Path) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        made = Bench(tmp_path, port=port)
+        assert made.node.trigger_configure().name != 'SUCCESS'
+        assert not made.node.url
+        assert [f.id for f in made.node.faults.active if f'127.0.0.1:{port}' in f.text] == ['node.configure']
+    try:
+        assert made.node.trigger_configure().name == 'SUCCESS'
+        assert made.node.url.endswith(f':{port}/')
+    finally:
+        made.close()
 
 
 def test_topics_reach_the_view(bench: Bench, tmp_path: Path) -> None:

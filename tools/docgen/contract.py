@@ -124,7 +124,8 @@ HELPERS = {'SetpointSender': 'every node that orders a battery or converter'}
 ROLES = {
     'Scheduling': 'logical battery', 'Reservations': 'logical battery',
     'Administrator': 'administrator',
-    'BessNode': 'every node', 'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
+    'BessNode': 'every node', 'DriverNode': 'driver of a device with operations',
+    'LogicalBatteryNode': 'logical battery', 'BatteryDriverNode': 'battery driver',
     'ConverterDriverNode': 'converter driver', 'MeterDriverNode': 'meter driver',
     'IoDriverNode': 'I/O driver', 'ClimateDriverNode': 'climate driver', 'ModeNode': 'mode',
     'PowerManagerNode': 'power manager', 'SiteNode': 'site', 'PartitionNode': 'partition', 'UnitNode': 'unit',

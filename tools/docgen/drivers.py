@@ -53,6 +53,8 @@ def render(root: Path) -> tuple[str, list[str]]:
 def _programs(listed: dict[str, Any], tests: dict[str, str], problems: list[str]) -> list[list[str]]:
     rows = []
     ours = {n: e for n, e in plugins.available(plugins.DRIVERS).items() if e.value.startswith(OURS)}
+    # Nodes that talk to devices without being a driver of one: only those that are listed.
+    ours |= {n: e for n, e in plugins.available(plugins.NODES).items() if n in listed and e.value.startswith(OURS)}
     problems += [f'docs/drivers.yaml: {name} is no driver' for name in sorted(set(listed) - set(ours))]
     for name in sorted(ours):
         if CARRIERS.match(name):

@@ -91,7 +91,8 @@ def expansions(root: Path) -> dict[str, set[str]]:
     from bess_drivers.sunspec.definitions import model_definition
 
     conditions = {
-        'daly': [*daly.ALARM_BITS.values()], 'jk': [*jk.JK_ALARMS.values(), *jk.PB_ALARMS.values()],
+        'daly': [*daly.ALARM_BITS.values(), *daly.parse_alarms(bytes(7) + b'\1', True)],
+        'jk': [*jk.JK_ALARMS.values(), *jk.PB_ALARMS.values()],
         'jbd_up16s': [*jbd_up16s.FAULTS.values(), *jbd_up16s.ALARMS.values()],
         'pylontech': [*pylontech.CONDITIONS], 'seplos': [*pylontech.SEPLOS_BITS.values()],
         'iec61850': [*objects.ALARMS.values(), objects.LIMIT_LOST],
@@ -100,10 +101,12 @@ def expansions(root: Path) -> dict[str, set[str]]:
              if isinstance(c, builtins.type) and issubclass(c, device.DeviceError) and c is not device.DeviceError}
     bits = set()
     inverters = ((m, 'Evt1') for m in (101, 102, 103, 111, 112, 113))
-    for model, point in ((802, 'Evt1'), (804, 'Evt1'), (807, 'Evt1'), (807, 'Evt2'), (701, 'Alrm'), *inverters):
+    for model, point in ((802, 'Evt1'), (803, 'StrEvt1'), (804, 'Evt1'), (807, 'Evt1'), (807, 'Evt2'), (807, 'ModEvt1'),
+                         (807, 'ModEvt2'), (701, 'Alrm'), (714, 'DCAlrm'), *inverters):
         definition = model_definition(model)
         if definition is not None:
-            bits |= {s.lower().replace(' ', '_') for s in definition.by_name[point].symbols.values()}
+            named = next(p for p in (*definition.points, *definition.repeat) if p.name == point)
+            bits |= {s.lower().replace(' ', '_') for s in named.symbols.values()}
     hooks = {str(call.args[0].value)
              for call in ast.walk(ast.parse((root / 'bess_core/node.py').read_text(encoding='utf-8')))
              if isinstance(call, ast.Call) and getattr(call.func, 'attr', '') == '_hook' and call.args
@@ -117,7 +120,9 @@ def expansions(root: Path) -> dict[str, set[str]]:
             f'cells.{id}' for id in CELLS} | {'bq40z50.safety_bit_*', 'bq40z50.pf_bit_*'},  # BMS
         'jbd.*': {f'jbd.{p.name}' for p in PROTECTIONS},
         'sunspec.*': {f'sunspec.{b}' for b in bits if not b.startswith('reserved')} | {
-            'sunspec.evtvnd1', 'sunspec.evtvnd2', 'sunspec.bit_*'},
+            *(f'sunspec.evtvnd{n}' for n in (1, 2, 3, 4)), 'sunspec.bit_*', 'sunspec.evt2_bit_*'},
+        'sunspec.meter_*': {f'sunspec.meter_{n}' for n in (
+            'power_failure', 'under_voltage', 'low_pf', 'over_current', 'over_voltage', 'missing_sensor', '*')},
         'node.*': {f'node.{h}' for h in hooks},
     }
 
