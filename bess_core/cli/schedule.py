@@ -16,12 +16,13 @@ EXAMPLES = """
   bess schedule house list                              pending and running requests
   bess schedule house at 18:30                          what will run then
   bess schedule house --power 3kW --for 4h --strict     refused when the stored energy cannot serve it
-  bess schedule house --power 3kW --for 4h --id car-1   may be repeated: the same id is accepted only once
+  bess schedule house --power 3kW --start 22:00 --end 02:00 --id car-1   may be repeated: accepted only once
   bess schedule house cancel 7                          one request; `cancel all` takes back all
   bess schedule house cancel --id car-1                 by your own id, also when its answer never came
 + = charging, - = discharging. A later request wins where two overlap. Times are local unless they say
 otherwise (2026-05-01T12:00Z).
 """
+OWNER_S = 3.0  # a remote battery gives its owner as long as we wait for it, and then says why there was no answer
 
 
 def add_parser(commands: Any) -> None:
@@ -111,17 +112,26 @@ def _set(args: argparse.Namespace, value: float, start: float, end: float) -> in
         request = kind.Request(start=wall_stamp(0.0 if args.start == 'now' else start), end=wall_stamp(end),
                                strict=args.strict, request_id=args.id, source='bess schedule')
         setattr(request, 'power' if is_power else 'current', float(value))
-        answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request)
+        answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request,
+                              longer_s=OWNER_S)
     unit = 'W' if is_power else 'A'
     hint = f'; {answer.message}' if answer.message else ''
     text = (f'{battery}: event {answer.event_id}: {amount(value, unit)} from {words.local(start)} to '
             f'{words.local(end)} ({words.span(end - start)}){hint}' if answer.accepted
-            else f'{battery}: refused: {answer.message}')
+            else f'{battery}: refused: {answer.message}{_relative(args, answer.message)}')
     values = {'battery': battery, 'accepted': answer.accepted, 'event_id': answer.event_id,
               'message': answer.message, 'value': value, 'unit': unit, 'start': start, 'end': end,
               'repeated': answer.repeated, 'runs_out': answer.runs_out.sec + answer.runs_out.nanosec * 1e-9 or None,
               'shortfall': answer.shortfall if answer.shortfall == answer.shortfall else None}
     return accepted(answer.accepted, text, json_values=values if args.json else None)
+
+
+def _relative(args: argparse.Namespace, reason: str) -> str:
+    """What to do when a request that is repeated with its id is taken for another one."""
+    if 'another request' not in reason:  # "was used for another request", "another request had the same id"
+        return ''
+    moving = args.length or f'{args.end}'.startswith('+') or args.start.startswith('+')
+    return '; times counted from now differ at each try: repeat it with a fixed --end' if args.id and moving else ''
 
 
 def _cancel(args: argparse.Namespace, event: int) -> int:
@@ -130,7 +140,8 @@ def _cancel(args: argparse.Namespace, event: int) -> int:
 
         battery = _battery(session, args)
         answer = session.call(f'{battery}/cancel_schedule', CancelSchedule,
-                              CancelSchedule.Request(event_id=event, request_ids=[args.id] if args.id else []))
+                              CancelSchedule.Request(event_id=event, request_ids=[args.id] if args.id else []),
+                              longer_s=OWNER_S)
     text = f'{battery}: {answer.message or "cancelled"} ({answer.cancelled} cancelled)'
     values = {'battery': battery, 'accepted': answer.accepted, 'cancelled': answer.cancelled,
               'message': answer.message}
@@ -144,7 +155,8 @@ def _at(args: argparse.Namespace, at: float) -> int:
         from ..convert import wall_stamp
 
         battery = _battery(session, args)
-        answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)))
+        answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)),
+                              longer_s=OWNER_S)
     unit = 'W' if answer.is_power else 'A'
     until = answer.until.sec + answer.until.nanosec * 1e-9
     if args.json:
@@ -166,7 +178,7 @@ def _list(args: argparse.Namespace) -> int:
         from .render import plain, table
 
         battery = _battery(session, args)
-        answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request())
+        answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request(), longer_s=OWNER_S)
     entries = [plain(e) for e in answer.entries]
     if args.json:
         print_json({'battery': battery, 'entries': entries})

@@ -89,6 +89,18 @@ def test_children_and_statements_by_command(graph: Any, bess: Any, tmp_path: Pat
     assert json.loads(bess('statement', 'grid', '--json').out)['records'][0]['child'] == 'grid'
 
 
+def test_a_repeated_id_with_a_moving_end_says_what_to_do() -> None:
+    from argparse import Namespace
+
+    from bess_core.cli.schedule import _relative
+
+    moving, fixed = Namespace(id='x', length='5m', start='now', end=None), Namespace(
+        id='x', length=None, start='22:00', end='23:00')
+    for reason in ("request_id 'x' was used for another request (event 1)", 'remote: another request had the same id'):
+        assert 'fixed --end' in _relative(moving, reason) and not _relative(fixed, reason)
+    assert not _relative(moving, '9000 W is outside of -1 to 1 W')
+
+
 @pytest.mark.parametrize(('line', 'code', 'problem'), [
     (['add', 'split'], 2, 'needs the name of a child'), (['add'], 2, 'needs the name of a partition'),
     (['add', 'split', 'x'], 2, 'give --share'), (['resize', 'split', 'house'], 2, 'nothing to change'),
