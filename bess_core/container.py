@@ -62,6 +62,7 @@ class Container:
         self._to_configure: list[Any] = []
         self._to_activate: list[Any] = []
         self._up = False
+        self.on_guests: Callable[[], object] = lambda: None  # a node has made or ended another one
         self._told: set[str] = set()  # faults the supervisor knows of
 
     def make(self, specs: Sequence[NodeSpec]) -> None:
@@ -121,11 +122,13 @@ class Container:
         self.ctx.nodes[node.get_name()] = node
         self.nodes.append(node)
         self.runtime.executor.add_node(node)
+        self.on_guests()
 
     def _dismiss(self, node: Any) -> None:
         self.ctx.nodes.pop(node.get_name(), None)
         self.nodes.remove(node)
         self.runtime.executor.remove_node(node)
+        self.on_guests()
 
     def bring_up(self) -> list[str]:
         """Configure the nodes in order, then activate them; names of those that failed, for a later call.

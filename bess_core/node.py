@@ -116,6 +116,10 @@ class BessNode(LifecycleNode):
         """Work that somebody asked for: what runs now and what is to come, in words."""
         return [], []
 
+    def guests(self) -> list[BessNode]:
+        """Nodes of no site file that this one has made while it runs, and takes along when it ends."""
+        return []
+
     # -- services for subclasses -----------------------------------------------------------------
 
     @property

@@ -34,6 +34,7 @@ from .reservation_node import Ask, Done, known
 from .schedule import Schedule
 from .scheduling_node import Scheduling
 
+LAYERS = 4  # periods that a change of the topmost battery takes to the lowest at most
 BRIDGE_S = 1.0  # how long an order that went out early is kept until the owner's own order arrives
 AT_ONCE = LeadTimes()
 STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
@@ -337,8 +338,9 @@ class LogicalBatteryNode(BessNode):
         last = self._bridge
         if last is None or not last.at <= wall < last.at + BRIDGE_S:
             return None
-        if order is not None:  # given before the change, it is out of date
-            return last if self.clock.to_wall(order.given) < last.at else None
+        if order is not None:
+            # Out of date when given before the change, or by an owner that had not heard of it from its own owner yet.
+            return last if self.clock.to_wall(order.given) < last.at + LAYERS * self.params.period else None
         return None if isnan(book.plan.at(wall)) else last
 
     @property

@@ -76,9 +76,12 @@ def observe(session: Session, site: str) -> tuple[Any, list[str]]:
     def silent() -> list[str]:
         return sorted(t for t, key in awaited_topics(session, namespace).items() if key not in heard)
 
-    session.settle(lambda: heard and not silent(), lambda: (len(heard), len(observer.faults)),
+    def shown() -> bool:
+        return bool(observer.states or observer.batteries or observer.meters or observer.converters or observer.faults)
+
+    session.settle(lambda: shown() and not silent(), lambda: (len(heard), len(observer.faults)),
                    look=observer.discover)
-    if not heard:
+    if not shown():
         others = [s for s in session.sites() if s != namespace]
         text = f'no site{" " + namespace if namespace else ""} is heard here ({where()})'
         raise CliError(f'{text}; there is: {", ".join(others)}' if others else text)
