@@ -24,6 +24,7 @@ def measure() -> list[Figure]:
     """The ratios."""
     os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
     from rclpy.node import Node
+    from rclpy.task import Future
 
     from bess.msg import BatteryStatus, InverterStatus, PowerSetpoint
     from bess_core import qos
@@ -50,10 +51,11 @@ def measure() -> list[Figure]:
             node.trigger_configure()
             node.trigger_activate()
 
-        arrived: list[float] = []
+        arrival = Future()
 
         def heard(_: Any) -> None:
-            arrived.append(time.perf_counter())
+            if not arrival.done():
+                arrival.set_result(time.perf_counter())
 
         def publisher(kind: Any, topic: str, profile: Any) -> Any:
             return probe.create_publisher(kind, topic, profile)
@@ -93,12 +95,14 @@ def measure() -> list[Figure]:
             return message
 
         def hop(send: Callable[[], None]) -> float:
-            arrived.clear()
+            nonlocal arrival
+            arrival = Future()
             started = time.perf_counter()
             send()
-            if not runtime.spin_until(lambda: bool(arrived), 2.0):
+            runtime.executor.spin_until_future_complete(arrival, timeout_sec=2.0)
+            if not arrival.done():
                 raise RuntimeError('a relayed message did not arrive within 2 s')
-            return (arrived[0] - started) * 1e6
+            return (arrival.result() - started) * 1e6
 
         def chain(kind: str) -> float:
             """One hop in us; the message is made before the clock starts."""

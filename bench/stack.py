@@ -1,4 +1,4 @@
-"""Batteries on batteries in one process: what a layer adds, and what admission of a schedule takes.
+"""Batteries on batteries in one process: what a layer adds.
 
 Added latency per layer is the slope over the depth: status up and setpoint down through 1 to 8
 aggregates of one member. It is held against the same slope of a chain of bare relays of the same messages
@@ -21,8 +21,6 @@ from .figures import Figure, ahead_of_others, percentile, settled
 
 DEPTHS = (1, 2, 4, 6, 8)
 ROUNDS, BATCH = 12, 25
-LAYERS, CALLS = 4, 600  # of the admission of schedules
-SLOTS = 40  # quarters of an hour over which the requests are spread
 
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 
@@ -227,65 +225,6 @@ def layers() -> list[Figure]:
     return out
 
 
-def admission() -> list[Figure]:
-    """`schedule_set_power` of the top of four layers: a unit and three aggregates over it."""
-    from bess.msg import BatteryStatus, InverterStatus
-    from bess.srv import ScheduleSetPower
-    from bess_core import qos
-    from bess_core.convert import battery_to_msg, converter_to_msg, wall_stamp
-    from bess_core.values import ConverterReading, ConverterState, Quality
-    from bess_virtual.aggregate_node import AggregateNode
-    from bess_virtual.unit_node import UnitNode
-
-    with bench() as b:
-        bms = b.probe.create_publisher(BatteryStatus, '/bench/bms/status', qos.MEASUREMENT)
-        converter = b.probe.create_publisher(InverterStatus, '/bench/converter/status', qos.MEASUREMENT)
-        top = b.battery(UnitNode, 'layer_1', bms='bms', converter='converter')
-        for depth in range(2, LAYERS + 1):
-            top = b.battery(AggregateNode, f'layer_{depth}', members=[f'layer_{depth - 1}'])
-
-        def feed(_: Any = None) -> None:
-            now = b.clock.now()
-            bms.publish(battery_to_msg(member(now), b.clock))
-            converter.publish(converter_to_msg(ConverterReading(
-                time=now, quality=Quality.OK, state=ConverterState.RUNNING, active_power=0.0, dc_voltage=51.2,
-                max_charge_power=4000.0, max_discharge_power=4000.0), b.clock))
-
-        b.ticker.every(0.5, feed)
-        b.wait(lambda: top.reading.quality == Quality.OK and top.reading.max_charge_power > 0.0, 'a sound stack')
-        client = b.probe.create_client(ScheduleSetPower, f'/bench/layer_{LAYERS}/schedule_set_power')
-        b.wait(client.service_is_ready, 'the service')
-        times, syncs, refused = [], [], ''
-        record = b'x' * 200
-        with settled(), tempfile.TemporaryFile() as disk:
-            for k in range(CALLS):
-                disk.write(record)  # what the disk alone takes for such a record, in turns
-                disk.flush()
-                started = time.perf_counter()
-                os.fsync(disk.fileno())
-                syncs.append((time.perf_counter() - started) * 1e3)
-                wall = b.clock.wall()
-                begin = wall + 3600.0 + 900.0 * (k % SLOTS)
-                request = ScheduleSetPower.Request(
-                    power=100.0 + k % 7, start=wall_stamp(begin), end=wall_stamp(begin + 60.0))
-                answered: list[float] = []
-                started = time.perf_counter()
-                future = client.call_async(request)
-                future.add_done_callback(lambda _, at=answered: at.append(time.perf_counter()))
-                b.until(future, 'an answer')
-                if k >= CALLS // 10:  # the first ones warm up
-                    times.append((answered[0] - started) * 1e3)
-                if not future.result().accepted:
-                    refused = future.result().message
-        if refused:
-            raise RuntimeError(f'a request was refused: {refused}')
-    return [
-        Figure(f'schedule admission through {LAYERS} layers, p99', percentile(times, 0.99), 'ms', 5.0),
-        Figure(f'schedule admission through {LAYERS} layers, median', percentile(times, 0.5), 'ms'),
-        Figure('one record synced to the disk alone, in turns with it, p99', percentile(syncs, 0.99), 'ms'),
-    ]
-
-
 def measure() -> list[Figure]:
-    """Layers and admission."""
-    return layers() + admission()
+    """Status up and setpoint down."""
+    return layers()

@@ -88,6 +88,7 @@ class Administrator(BessNode):
                               ('configure', self._configure)):
             self.create_deferred_service(ChangeBattery, f'~/{verb}', self._handler(verb, prepare))
         container.runtime.executor.add_node(self)
+        container.on_guests = lambda: self.ctx.post(lambda: self._guarded(self._publish))
         self._publish()
 
     def end(self) -> None:
@@ -95,6 +96,7 @@ class Administrator(BessNode):
         if self._job is not None:
             self._undo(self._job, 'the process ends')
         self._tidy.cancel()
+        self._container.on_guests = lambda: None
         self.close()
         self._container.runtime.executor.remove_node(self)
         self.destroy_node()
@@ -107,6 +109,8 @@ class Administrator(BessNode):
     # -- what is asked -------------------------------------------------------------------------------
 
     def _create(self, r: ChangeBattery.Request) -> tuple[Overlay, str]:
+        if r.name in self.ctx.nodes:
+            raise RefusedError(f'{r.name} is there already')
         overlay = topology.create(self.site, r.name, r.type, list(r.members), read_values(r.parameters))
         of = f' of {", ".join(r.members)}' if r.members else ''
         return overlay, f'created {r.name} ({r.type}{of})'
@@ -130,8 +134,9 @@ class Administrator(BessNode):
             try:
                 self._begin(request, answer, prepare)
             except (RefusedError, SiteError, OverlayError) as error:
-                self.log.info('change refused', change=verb, name=request.name[:80], reason=str(error)[:500])
-                answer(self._response(False, str(error)[:4000]))
+                text = f'{str(error)[:3800]}{self._guest_hint(request)}'
+                self.log.info('change refused', change=verb, name=request.name[:80], reason=text[:500])
+                answer(self._response(False, text))
 
         return handle
 
@@ -158,10 +163,10 @@ class Administrator(BessNode):
         running: list[str] = []
         gone = {s.name for s in plan.removed}
         for name in plan.disturbed:
-            now, later = self.ctx.nodes[name].unfinished() if name in self.ctx.nodes else ([], [])
-            running += now
-            if name in gone:
-                running += later
+            node = self.ctx.nodes.get(name)
+            for one in (node, *node.guests()) if node is not None else ():
+                now, later = one.unfinished()
+                running += [*now, *later] if name in gone else now
         if running and not force:
             raise RefusedError(f'would break what is scheduled: {"; ".join(running[:5])}'
                                f'{f" and {len(running) - 5} more" if len(running) > 5 else ""}; '
@@ -211,21 +216,23 @@ class Administrator(BessNode):
     def _carry_out(self, job: _Job) -> None:
         plan, revision = job.plan, job.plan.after.overlay.revision
         names = {s.name for s in (*plan.removed, *plan.replaced)}
+        guests = dict(self._guests())  # may become nodes of the site, and keep what they have
         for name in [s.name for s in reversed(plan.before.nodes) if s.name in names]:
             self._container.remove_node(name)
         known = {s.name for s in plan.before.nodes}
         for spec in plan.made:
-            if spec.name not in known:
+            if spec.name not in known and spec.name not in guests:
                 self._retire(spec.name, revision)  # what an earlier one of this name left must not run
             self._container.add_node(spec, activate=spec.name not in known or spec.name in job.active)
         overlay_module.write(self.ctx.state_dir, plan.after.overlay, expected=plan.before.overlay.revision)
         # From here on it holds, also when the process ends now.
         left = {s.name for s in plan.after.nodes}
-        for spec in (*plan.removed, *(s for s in plan.replaced if s.name not in left)):
+        gone = [s.name for s in (*plan.removed, *plan.replaced) if s.name not in left]
+        for name in (*gone, *(guest for guest, host in guests.items() if host in gone)):
             try:
-                self._retire(spec.name, revision)
+                self._retire(name, revision)
             except OSError as error:  # done again before a node of this name is created
-                job.hints.append(f'what {spec.name} stored could not be put aside: {error.strerror or error}')
+                job.hints.append(f'what {name} stored could not be put aside: {error.strerror or error}')
         self._container.adopt(plan.after)
         self._wake(job)
         self._finish(job, True, f'revision {revision}: {"; ".join([job.text, *job.hints])}')
@@ -273,13 +280,16 @@ class Administrator(BessNode):
         self.log.debug('removed nodes freed', pause_ms=round((time.monotonic() - started) * 1e3, 1))
 
     def _retire(self, name: str, revision: int) -> None:
-        """Put aside what a node stored (schedule, ledger, faults): one of the same name must not go on with it."""
-        for file in list(self.ctx.state_dir.glob(f'*/{name}.*')):
-            if file.parent.name in KEPT or not file.is_file():
+        """Put aside what a node stored (schedule, ledger, statements, faults): one of the same name must not go on
+        with it."""
+        state = self.ctx.state_dir
+        for path in [*(f for f in state.glob(f'*/{name}.*') if f.is_file()),
+                     *(d for d in state.glob(f'*/{name}') if d.is_dir())]:
+            if path.parent.name in KEPT:
                 continue
-            target = self.ctx.state_dir / 'retired' / f'{revision}' / file.parent.name
+            target = state / 'retired' / f'{revision}' / path.parent.name
             target.mkdir(parents=True, exist_ok=True)
-            shutil.move(file, target / file.name)
+            shutil.move(path, target / path.name)
 
     def _response(self, accepted: bool, message: str) -> ChangeBattery.Response:
         return ChangeBattery.Response(accepted=accepted, revision=self.site.overlay.revision, message=message)
@@ -289,15 +299,13 @@ class Administrator(BessNode):
     def _on_list(self, request: ListBatteries.Request, response: ListBatteries.Response) -> Any:
         site = self.site
         response.revision = site.overlay.revision
-        specs = [s for s in site.nodes if not request.name or s.name == request.name]
-        if request.name and not specs:
+        response.nodes = [n for n in self._all(with_parameters=True) if request.name in ('', n.name)]
+        if request.name and not response.nodes:
             response.message = f'no node {request.name[:80]!r}'
             return response
         response.accepted = True
-        owners = topology.owners(site)
-        response.nodes = [self._node(site, s, owners, with_parameters=True) for s in specs]
-        for spec in specs:
-            node = self.ctx.nodes.get(spec.name)
+        for one in response.nodes:
+            node = self.ctx.nodes.get(one.name)
             now, later = node.unfinished() if node is not None else ([], [])
             response.running = [*response.running, *now]
             response.pending = [*response.pending, *later]
@@ -306,6 +314,30 @@ class Administrator(BessNode):
             f'{c.revision} {datetime.fromtimestamp(c.wall, UTC):%Y-%m-%d %H:%M:%S} {c.author or "-"}: {c.text}'
             for c in site.overlay.history]
         return response
+
+    def _guests(self) -> list[tuple[str, str]]:
+        """Nodes of no site file and who made them."""
+        return [(guest.get_name(), name) for name, node in self.ctx.nodes.items() for guest in node.guests()]
+
+    def _guest_hint(self, request: Any) -> str:
+        """What to do about batteries that the site does not know, as they were added while it runs."""
+        named = {request.name, request.parent, *request.members}
+        return ''.join(f'; {name} was added to {host} at run time: change it there, or name it among the children of '
+                       f'{host} (configure) to make others of it' for name, host in self._guests() if name in named)
+
+    def _all(self, *, with_parameters: bool) -> list[TopologyNode]:
+        """The nodes of the site, and those that have joined it while it runs."""
+        owners = topology.owners(self.site)
+        nodes = [self._node(self.site, s, owners, with_parameters=with_parameters) for s in self.site.nodes]
+        by_name = {n.name: n for n in nodes}
+        for name, host in self._guests():
+            if host not in by_name or name in by_name:
+                continue
+            parent = by_name[host]
+            parent.children = [*parent.children, name]
+            nodes.insert(nodes.index(parent) + len(parent.children), TopologyNode(
+                name=name, type=f'{parent.type}_child', role='battery', process=parent.process, origin='created'))
+        return nodes
 
     @staticmethod
     def _node(site: Site, spec: Any, owners: Mapping[str, str], *, with_parameters: bool) -> TopologyNode:
@@ -317,10 +349,7 @@ class Administrator(BessNode):
         return TopologyNode(**d)
 
     def _publish(self) -> None:
-        site = self.site
-        owners = topology.owners(site)
-        message = Topology(revision=site.overlay.revision,
-                           nodes=[self._node(site, s, owners, with_parameters=False) for s in site.nodes])
+        message = Topology(revision=self.site.overlay.revision, nodes=self._all(with_parameters=False))
         message.header.stamp = wall_stamp(self.clock.wall())
         self._topology.publish(message)
 

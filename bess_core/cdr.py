@@ -1,9 +1,9 @@
-"""Received bytes to messages: the standard CDR of ROS 2, decoded by code made once per type.
+"""Messages to bytes and back: the standard CDR of ROS 2, by code made once per type.
 
-rclpy builds each received message through its constructor, which checks the default of every field,
-and then sets and checks every field again; that is most of the cost of a hop. What comes from the
-middleware has its type already, so the decoders here fill the message directly. Messages that a node
-makes itself are not touched: their fields stay checked.
+rclpy builds each received message through its constructor, which checks the default of every field, and then sets
+and checks every field again; to send one it looks its type and each field up by name. That is most of the cost of
+a hop. Here the fields are read and filled directly: what comes from the middleware has its type already, and what a
+node makes itself was checked when it was set.
 
 Encoding: OMG DDS-XTypes 1.3, 7.4.3 (XCDR version 1): 4 bytes of encapsulation, then the fields in
 order, each primitive aligned to its size from there on; strings and sequences start with a uint32 count,
@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import array
 import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
 from struct import Struct
 from typing import Any
 
 import numpy as np
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
 from rosidl_parser import definition as idl
 
 Decoder = Callable[[bytes], Any]
+Encoder = Callable[[Any], bytes]
 ORIGIN = 4  # alignment counts from behind the encapsulation
 LITTLE = b'\x00\x01'  # plain CDR, little endian
+HEAD = LITTLE + b'\x00\x00'  # with no options
 
 #: IDL name -> (struct code, size, array type code)
 _PRIMITIVES = {
@@ -58,12 +62,51 @@ def decoder(message_type: Any) -> Decoder | None:
     return decode
 
 
-class _Reader:
-    """Writes the source of a function ``read(data, p) -> (message, p)`` for one type.
+@cache
+def encoder(message_type: Any) -> Encoder | None:
+    """Function from a message of this type to its bytes; None for types with rare kinds of fields.
+
+    It raises `struct.error` (or OverflowError, AttributeError) for a value that its field cannot hold.
+    """
+    if sys.byteorder != 'little':
+        return None  # arrays are sent as they lie in memory
+    try:
+        write = _Writer(message_type, 8).function()
+    except UnsupportedError:
+        return None
+
+    def encode(message: Any) -> bytes:
+        out = bytearray(HEAD)
+        write(message, out)
+        return bytes(out)
+
+    return encode
+
+
+class EncodingPublisher(Publisher):
+    """rclpy's publisher with messages encoded here where that is possible."""
+
+    def __init__(self, publisher_impl: Any, msg_type: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(publisher_impl, msg_type, *args, **kwargs)
+        self._encode, self._send = encoder(msg_type), publisher_impl.publish_raw
+
+    def publish(self, msg: Any) -> None:
+        """Send a message, or bytes as they are."""
+        if self._encode is None or type(msg) is not self.msg_type:
+            super().publish(msg)
+            return
+        with self.handle:
+            self._send(self._encode(msg))
+
+
+class _Coder:
+    """Walks the fields of a type and writes the source of a function for them.
 
     `known` and `rest`: the position is `rest` modulo `known`, as far as that is certain when the
-    function is written. A run of primitives whose padding is certain is read in one go.
+    function is written. A run of primitives whose padding is certain is handled in one go.
     """
+
+    _HEAD, _END = '', ''
 
     def __init__(self, message_type: Any, known: int) -> None:
         self._lines: list[str] = []
@@ -74,11 +117,11 @@ class _Reader:
         self._message('m', message_type)
         self._flush()
 
-    def function(self) -> Callable[[bytes, int], tuple[Any, int]]:
+    def function(self) -> Callable[..., Any]:
         """The compiled function."""
-        source = 'def read(data, p):\n' + ''.join(f'    {line}\n' for line in self._lines) + '    return m, p\n'
+        source = self._HEAD + ''.join(f'    {line}\n' for line in self._lines) + self._END
         exec(source, self._names)
-        return self._names['read']  # type: ignore[no-any-return]
+        return self._names['function']  # type: ignore[no-any-return]
 
     def _name(self, value: Any) -> str:
         name = f'g{len(self._names)}'
@@ -87,7 +130,6 @@ class _Reader:
 
     def _message(self, target: str, message_type: Any) -> None:
         """A message whose fields follow in place."""
-        self._lines.append(f'{target} = new({self._name(message_type)}); {target}._check_fields = True')
         for slot, kind in zip(message_type.__slots__, message_type.SLOT_TYPES, strict=False):
             self._field(f'{target}.{slot}', kind)
 
@@ -95,15 +137,16 @@ class _Reader:
         if isinstance(kind, idl.BasicType):
             self._primitive(target, kind.typename)
         elif isinstance(kind, idl.AbstractString):
-            count = self._count()
-            self._lines.append(f'{target} = data[p:p + {count} - 1].decode(); p += {count}')
+            self._string(target)
         elif isinstance(kind, idl.NamespacedType):
-            part = f'm{len(self._lines)}'
-            self._message(part, _message_class(kind))
-            self._lines.append(f'{target} = {part}')
+            self._nested(target, _message_class(kind))
         elif isinstance(kind, idl.Array) and isinstance(kind.value_type, idl.BasicType):
+            if kind.value_type.typename in ('boolean', 'octet'):
+                raise UnsupportedError(f'array of {kind.value_type.typename}')
             self._array(target, kind.value_type.typename, kind.size)
         elif isinstance(kind, idl.AbstractSequence):
+            if getattr(kind.value_type, 'typename', '') == 'octet':
+                raise UnsupportedError('sequence of octet')
             self._sequence(target, kind.value_type)
         else:
             raise UnsupportedError(str(kind))
@@ -119,39 +162,83 @@ class _Reader:
 
     def _align(self, size: int) -> None:
         self._flush()
-        self._lines.append(f'p += ({ORIGIN} - p) % {size}')
+        self._pad(size)
         self._known, self._rest = size, 0
 
+    def _lost(self) -> None:
+        """From here on the position is not certain."""
+        self._known, self._rest = 1, 0
+
     def _flush(self) -> None:
-        """Read the run of primitives so far."""
+        """Handle the run of primitives so far."""
         if self._format:
-            run = Struct('<' + self._format)
-            self._lines.append(f'{", ".join(self._targets)}, = {self._name(run.unpack_from)}(data, p); p += {run.size}')
+            self._run(Struct('<' + self._format), ', '.join(self._targets))
             self._format, self._targets = '', []
+
+    def _pad(self, size: int) -> None:
+        """Pass what is left to the next multiple of a size."""
+        raise NotImplementedError
+
+    def _run(self, run: Struct, targets: str) -> None:
+        """These fields in one go."""
+        raise NotImplementedError
+
+    def _string(self, target: str) -> None:
+        raise NotImplementedError
+
+    def _nested(self, target: str, message_type: Any) -> None:
+        raise NotImplementedError
+
+    def _array(self, target: str, typename: str, size: int) -> None:
+        raise NotImplementedError
+
+    def _sequence(self, target: str, kind: Any) -> None:
+        raise NotImplementedError
+
+
+class _Reader(_Coder):
+    """Makes ``function(data, p) -> (message, p)``."""
+
+    _HEAD, _END = 'def function(data, p):\n', '    return m, p\n'
+
+    def _message(self, target: str, message_type: Any) -> None:
+        self._lines.append(f'{target} = new({self._name(message_type)}); {target}._check_fields = True')
+        super()._message(target, message_type)
+
+    def _nested(self, target: str, message_type: Any) -> None:
+        part = f'm{len(self._lines)}'
+        self._message(part, message_type)
+        self._lines.append(f'{target} = {part}')
+
+    def _pad(self, size: int) -> None:
+        self._lines.append(f'p += ({ORIGIN} - p) % {size}')
+
+    def _run(self, run: Struct, targets: str) -> None:
+        self._lines.append(f'{targets}, = {self._name(run.unpack_from)}(data, p); p += {run.size}')
+
+    def _string(self, target: str) -> None:
+        count = self._count()
+        self._lines.append(f'{target} = data[p:p + {count} - 1].decode(); p += {count}')
 
     def _count(self) -> str:
         """Read a count; afterwards the position is not certain."""
         self._primitive(f'n{len(self._lines)}', 'uint32')
         name = self._targets[-1]
         self._flush()
-        self._known, self._rest = 1, 0
+        self._lost()
         return name
 
     def _array(self, target: str, typename: str, size: int) -> None:
         code, width, _ = _primitive(typename)
-        if typename in ('boolean', 'octet'):
-            raise UnsupportedError(f'array of {typename}')
         self._align(width)
         self._lines.append(f"{target} = np.frombuffer(data, '<{np.dtype(code).str[1:]}', {size}, p).copy()")
         self._lines.append(f'p += {width * size}')
-        self._known, self._rest = 1, 0
+        self._lost()
 
     def _sequence(self, target: str, kind: Any) -> None:
         count = self._count()
         if isinstance(kind, idl.BasicType):
             _, width, array_code = _primitive(kind.typename)
-            if kind.typename == 'octet':
-                raise UnsupportedError('sequence of octet')
             self._lines.append(f'if {count}: p += ({ORIGIN} - p) % {width}')
             piece = f'data[p:p + {count} * {width}]'
             if array_code:
@@ -169,6 +256,55 @@ class _Reader:
         self._lines.append(f'for _ in range({count}): item, p = {self._name(read)}(data, p); items.append(item)')
 
 
+class _Writer(_Coder):
+    """Makes ``function(message, out)``, which appends to the bytearray `out`."""
+
+    _HEAD = 'def function(m, out):\n    pass\n'
+
+    def _nested(self, target: str, message_type: Any) -> None:
+        part = f'm{len(self._lines)}'
+        self._lines.append(f'{part} = {target}')
+        self._message(part, message_type)
+
+    def _pad(self, size: int) -> None:
+        self._lines.append(f'out += bytes(({ORIGIN} - len(out)) % {size})')
+
+    def _run(self, run: Struct, targets: str) -> None:
+        self._lines.append(f'out += {self._name(run.pack)}({targets})')
+
+    def _string(self, target: str) -> None:
+        text = f's{len(self._lines)}'
+        self._lines.append(f"{text} = {target}.encode() + b'\\0'")
+        self._count(f'len({text})')
+        self._lines.append(f'out += {text}')
+
+    def _count(self, count: str) -> None:
+        """Write a count; afterwards the position is not certain."""
+        self._primitive(count, 'uint32')
+        self._flush()
+        self._lost()
+
+    def _array(self, target: str, typename: str, size: int) -> None:
+        self._align(_primitive(typename)[1])
+        self._lines.append(f'out += {target}.tobytes()')
+        self._lost()
+
+    def _sequence(self, target: str, kind: Any) -> None:
+        self._count(f'len({target})')
+        if isinstance(kind, idl.BasicType):
+            _, width, array_code = _primitive(kind.typename)
+            self._lines.append(f'if {target}: out += bytes(({ORIGIN} - len(out)) % {width})')
+            self._lines.append(f'out += {target}.tobytes()' if array_code else f'out += bytes({target})')
+            return
+        if isinstance(kind, idl.AbstractString):
+            write: Any = _write_string
+        elif isinstance(kind, idl.NamespacedType):
+            write = _Writer(_message_class(kind), 1).function()
+        else:
+            raise UnsupportedError(str(kind))
+        self._lines.append(f'for item in {target}: {self._name(write)}(item, out)')
+
+
 def _primitive(typename: str) -> tuple[str, int, str]:
     try:
         return _PRIMITIVES[typename]
@@ -177,6 +313,7 @@ def _primitive(typename: str) -> tuple[str, int, str]:
 
 
 _UINT32 = Struct('<I').unpack_from
+_UINT32_BYTES = Struct('<I').pack
 
 
 def _read_string(data: bytes, p: int) -> tuple[str, int]:
@@ -186,8 +323,13 @@ def _read_string(data: bytes, p: int) -> tuple[str, int]:
     return data[p:p + count - 1].decode(), p + count
 
 
+def _write_string(text: str, out: bytearray) -> None:
+    data = text.encode() + b'\0'
+    out += bytes((ORIGIN - len(out)) % 4) + _UINT32_BYTES(len(data)) + data
+
+
 def _message_class(kind: Any) -> Any:
     return getattr(importlib.import_module('.'.join(kind.namespaces)), kind.name)
 
 
-__all__ = ['Decoder', 'decoder']
+__all__ = ['Decoder', 'Encoder', 'EncodingPublisher', 'decoder', 'encoder']

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import log
+from . import log, priority
 from . import site as site_module
 from .administrator import Administrator, hosts
 from .clock import Clock, SimClock
@@ -62,6 +62,7 @@ class Container:
         self._to_configure: list[Any] = []
         self._to_activate: list[Any] = []
         self._up = False
+        self.on_guests: Callable[[], object] = lambda: None  # a node has made or ended another one
         self._told: set[str] = set()  # faults the supervisor knows of
 
     def make(self, specs: Sequence[NodeSpec]) -> None:
@@ -123,11 +124,13 @@ class Container:
         self.ctx.nodes[node.get_name()] = node
         self.nodes.append(node)
         self.runtime.executor.add_node(node)
+        self.on_guests()
 
     def _dismiss(self, node: Any) -> None:
         self.ctx.nodes.pop(node.get_name(), None)
         self.nodes.remove(node)
         self.runtime.executor.remove_node(node)
+        self.on_guests()
 
     def bring_up(self) -> list[str]:
         """Configure the nodes in order, then activate them (but for those that the site node drives); names of those
@@ -276,6 +279,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     process = args.process or 'bess'
     args.state.mkdir(parents=True, exist_ok=True)
     log.setup(args.state / 'log', process, level=site.params.log_level, console=args.console)
+    if site.params.priority:
+        nice = priority.take(any(spec.role in priority.ACTING_ROLES for spec in specs))
+        log.get(site.name).info('priority', process=process, nice=nice)
     # Worker threads decode frames while the control tick is due: give way sooner than the default 5 ms.
     sys.setswitchinterval(0.0005)
     parent = os.getppid()

@@ -107,13 +107,12 @@ def wall_stamp(wall: float) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
-def _set_wall(time: Time, wall: float) -> None:
+def set_wall(time: Time, wall: float) -> None:
     """Make `time` the stamp of an absolute time, in place; zero for NaN."""
     sec, nanosec = split_stamp(wall)
-    if time.sec != sec:
+    if time._sec != sec:
         time.sec = sec
-    if time.nanosec != nanosec:
-        time.nanosec = nanosec
+    time._nanosec = nanosec  # below 1e9 by `split_stamp`
 
 
 def site_time(clock: Clock, time: Time) -> float:
@@ -143,7 +142,7 @@ def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
         _copy_stamp(message.newest_stamp, message.header.stamp)
     else:
         set_stamp(message.newest_stamp, clock, reading.newest)
-    _set_wall(message.next_change, reading.next_change)
+    set_wall(message.next_change, reading.next_change)
     _BATTERY_FLOATS.fill(message, reading)
     _BATTERY_INTS.fill(message, reading)
     if message.setpoint_source != reading.setpoint_source:

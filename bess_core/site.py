@@ -40,6 +40,9 @@ class SiteParams:
     features: dict[str, Any] = param({}, doc='switches: name -> true or false; a node with `feature: NAME` is left out '
                                      'where its switch is off')
     administration: bool = param(True, doc='offer the services that create, change and destroy batteries at run time')
+    priority: bool = param(True, doc='where the processor is short, processes with converters or a power manager go '
+                                     'ahead of other programs (nice -10, if the system allows it), and the others '
+                                     'behind them (nice 5)')
     parameter_services: bool = param(False, doc='offer the ROS parameter services of every node (1 MB each)')
     heartbeat: float = param(0.25, 's', 'period of the sign of life of each node', low=0.05, high=5.0)
     heartbeat_timeout: float = param(

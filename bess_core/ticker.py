@@ -11,6 +11,7 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from .clock import Clock, SimClock
@@ -97,7 +98,7 @@ class RealTicker:
                     return
                 now = self._clock.now()
                 while self._heap and self._heap[0][0] <= now:
-                    at, _, handle = heapq.heappop(self._heap)
+                    _, _, handle = heapq.heappop(self._heap)
                     if handle.cancelled:
                         continue
                     index = int((now - handle.start) / handle.period + 1e-9)
@@ -114,8 +115,16 @@ class RealTicker:
                     wait = self._heap[0][0] - now if self._heap else 1.0
                     self._changed.wait(max(0.0, min(wait, 1.0)))
                     continue
-            for handle, at in due:
-                self._post(lambda h=handle, a=at: self._call(h, a))  # type: ignore[misc]
+            self._post(partial(self._call_all, due))  # one task for all of a moment: each costs about as much as a call
+
+    def _call_all(self, due: list[tuple[Handle, float]]) -> None:
+        for k, (handle, at) in enumerate(due, start=1):
+            try:
+                self._call(handle, at)
+            except BaseException:
+                if k < len(due):
+                    self._post(partial(self._call_all, due[k:]))  # it is not the fault of the others
+                raise
 
     def _call(self, handle: Handle, due: float) -> None:
         handle.queued = False

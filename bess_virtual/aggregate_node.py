@@ -227,10 +227,12 @@ class GroupNode(LogicalBatteryNode):
             return
         allocation = self.divided(demand.power, now)
         shares = self._shares = self.adjusted(allocation.powers.tolist(), now)
-        total = sum(abs(s) for s in shares)
-        for sender, share in zip(self._senders.values(), shares, strict=True):
-            reactive = demand.reactive_power * (abs(share) / total if total > 0 else 1.0 / len(shares))
-            sender.send(share, reactive, now, demand.lease, demand.term)
+        reactive = [nan] * len(shares)
+        if not isnan(demand.reactive_power):
+            total = sum(abs(s) for s in shares)
+            reactive = [demand.reactive_power * (abs(s) / total if total > 0 else 1.0 / len(shares)) for s in shares]
+        for sender, share, var in zip(self._senders.values(), shares, reactive, strict=True):
+            sender.send(share, var, now, demand.lease, demand.term)
         self._watch_shortfall(demand.power, allocation.residual, allocation.reason)
 
     def members_below(self) -> list[str]:
@@ -324,7 +326,9 @@ class AggregateNode(GroupNode):
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Also without a demand while members are equalised; then zero is said at the end."""
-        goal = self._wanted_goal(now)
+        goal = None
+        if self._goal is not None or self.params.balance_power > 0.0:
+            goal = self._wanted_goal(now)
         if goal is None:
             self._transfer = None
         if demand is None:

@@ -34,7 +34,9 @@ from .reservation_node import Ask, Done, known
 from .schedule import Schedule
 from .scheduling_node import Scheduling
 
+LAYERS = 4  # periods that a change of the topmost battery takes to the lowest at most
 BRIDGE_S = 1.0  # how long an order that went out early is kept until the owner's own order arrives
+AT_ONCE = LeadTimes()
 STALE_FAULT_S = 1.0  # a status that is stale for longer is a fault; a single late poll is none
 
 
@@ -119,7 +121,7 @@ class LogicalBatteryNode(BessNode):
     @property
     def lead(self) -> LeadTimes:
         """Lead times with which this battery itself orders ahead of its plan (s)."""
-        return LeadTimes()
+        return AT_ONCE
 
     @property
     def lead_time(self) -> float:
@@ -299,7 +301,8 @@ class LogicalBatteryNode(BessNode):
     def _wanted(self, now: float) -> Demand | None:
         order = self._leases.current(now)
         wall = self.clock.wall()
-        early = self._ahead(order, wall) if max(self.lead) > 0.0 else None
+        lead = self.lead
+        early = self._ahead(order, wall) if lead is not AT_ONCE and max(lead) > 0.0 else None
         self._early = early if early is not None and early.at > wall else None
         if early is not None:
             power = 0.0 if isnan(early.power) else early.power
@@ -335,8 +338,9 @@ class LogicalBatteryNode(BessNode):
         last = self._bridge
         if last is None or not last.at <= wall < last.at + BRIDGE_S:
             return None
-        if order is not None:  # given before the change, it is out of date
-            return last if self.clock.to_wall(order.given) < last.at else None
+        if order is not None:
+            # Out of date when given before the change, or by an owner that had not heard of it from its own owner yet.
+            return last if self.clock.to_wall(order.given) < last.at + LAYERS * self.params.period else None
         return None if isnan(book.plan.at(wall)) else last
 
     @property

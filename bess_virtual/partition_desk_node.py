@@ -176,7 +176,8 @@ class PartitionDesk:
             if node is not None:
                 node.forget()  # it was removed before and stayed
             else:
-                (self._node.ctx.state_dir / 'schedules' / f'{name}.jsonl').unlink(missing_ok=True)
+                for left in (f'schedules/{name}.jsonl', f'faults/{name}.json'):  # by an earlier one of this name
+                    (self._node.ctx.state_dir / left).unlink(missing_ok=True)
             self._node.ctx.post(lambda: self._node._guarded(self._node.sync_children))
         return response
 

@@ -112,7 +112,18 @@ class PartitionNode(BessNode):
                     del self._partition
                 del self._desk
 
+    def close(self) -> None:
+        """End the children that no site file names, then this; another partition of the name finds them in the file."""
+        for node in self.guests():
+            end_child(self.ctx, node)
+        super().close()
+
     # -- children ------------------------------------------------------------------------------------
+
+    def guests(self) -> list[PartitionChildNode]:  # type: ignore[override]
+        """Children that were added while the site runs."""
+        return [n for name, n in self.child_nodes.items()
+                if name not in self.params.children and self.ctx.nodes.get(name) is n]
 
     @property
     def children(self) -> list[PartitionChildNode]:
@@ -406,6 +417,7 @@ def start_child(ctx: NodeContext, name: str, parameters: ChildParams) -> Partiti
 def end_child(ctx: NodeContext, node: PartitionChildNode) -> None:
     """Undo `start_child`."""
     node.close()
+    node.forget_faults()
     if ctx.remove_node is not None:
         ctx.remove_node(node)
     node.destroy_node()

@@ -9,24 +9,40 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from math import isfinite, isinf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .schedule import Request, Schedule
 
+Array = NDArray[np.float64]
 MAX_SEGMENTS = 50_000
 NOTHING_WH = 1e-3  # a shortfall below this is rounding
 MANY = 24  # segments from which on arrays are faster
 
 
-class Plan(NamedTuple):
-    """`powers[k]` is asked over [times[k], times[k + 1]); nothing before and after."""
-
+class _Segments(NamedTuple):
     times: Sequence[float] = ()
     powers: Sequence[float] = ()
+
+
+class Plan(_Segments):
+    """`powers[k]` is asked over [times[k], times[k + 1]); nothing before and after. Not to be changed."""
+
+    @cached_property
+    def arrays(self) -> tuple[Array, Array]:
+        """Times and powers for arithmetic: one plan goes through several layers of batteries as it is."""
+        return np.asarray(self.times, dtype=np.float64), np.asarray(self.powers, dtype=np.float64)
+
+    @cached_property
+    def moving(self) -> Array:
+        """Powers in W, 0 where nothing is asked."""
+        powers = self.arrays[1]
+        return np.where(powers == powers, powers, 0.0)
 
     def at(self, t: float) -> float:
         """Power asked at time t; NaN = nothing."""
@@ -87,7 +103,7 @@ def over(upper: Plan, lower: Plan) -> Plan:
         return upper if upper.powers else lower
     if len(upper.powers) == 1 and upper.powers[0] == upper.powers[0]:
         return _splice(lower, upper.times[0], upper.times[1], upper.powers[0])
-    return _merged((upper, lower), lambda powers: powers[0] if powers[0] == powers[0] else powers[1])
+    return _merged((upper, lower), lambda powers: np.where(np.isnan(powers[0]), powers[1], powers[0]))
 
 
 def total(plans: Sequence[Plan]) -> Plan:
@@ -106,7 +122,7 @@ def clash(a: Plan, b: Plan) -> tuple[float, float] | None:
     if start >= end:
         return None
     a, b = _window(a, start, end), _window(b, start, end)
-    both = _merged((a, b), lambda p: 1.0 if p[0] == p[0] and p[1] == p[1] else nan)
+    both = _merged((a, b), lambda powers: np.where(np.isnan(powers).any(axis=0), nan, 1.0))
     return next(((both.times[k], both.times[k + 1]) for k, p in enumerate(both.powers) if p == p), None)
 
 
@@ -116,6 +132,10 @@ def beyond(plan: Plan, now: float, present: tuple[float, float], later: tuple[fl
 
     Limits are (lowest, highest) in W: `present` for what begins before now + `soon`, `later` for the rest.
     """
+    if len(plan.powers) >= MANY:
+        powers = plan.moving
+        if powers.max() <= min(present[1], later[1]) and powers.min() >= max(present[0], later[0]):
+            return None  # within both, 0 as well; else one by one
     for start, power in zip(plan.times, plan.powers, strict=False):
         low, high = present if start <= now + soon else later
         if power > high or power < low:
@@ -131,6 +151,8 @@ class Forecast(NamedTuple):
 
     def within(self, plan: Plan, start: float, end: float) -> float:
         """Wh that cannot be served of what the plan asks within [start, end)."""
+        if not any(self.short):
+            return 0.0
         return sum(s for s, a, b in zip(self.short, plan.times, plan.times[1:], strict=False) if a < end and b > start)
 
 
@@ -170,11 +192,9 @@ def foresee(plan: Plan, now: float, energy: float, energy_full: float, charge_ef
 def _serves(plan: Plan, now: float, energy: float, energy_full: float, charge_efficiency: float,
             discharge_efficiency: float) -> bool:
     """Whether the stored energy (Wh) stays between empty and full all along; False also where it is not known."""
-    times = np.fmax(np.asarray(plan.times, dtype=np.float64), now)
-    powers = np.asarray(plan.powers, dtype=np.float64)
-    powers = np.where(powers == powers, powers, 0.0)
+    times, powers = np.fmax(plan.arrays[0], now), plan.moving
     rates = np.where(powers > 0.0, powers * charge_efficiency, powers / discharge_efficiency)
-    stored = energy + np.cumsum(rates * np.diff(times)) / 3600.0
+    stored = energy + np.cumsum(rates * (times[1:] - times[:-1])) / 3600.0
     return bool(stored.min() >= 0.0 and stored.max() <= energy_full)
 
 
@@ -188,9 +208,9 @@ def from_now(plan: Plan, now: float) -> Plan:
     return Plan([now, *plan.times[k + 1:]], list(plan.powers[k:]))
 
 
-def scaled(plan: Plan, powers: Sequence[float]) -> Plan:
+def scaled(plan: Plan, powers: Sequence[float] | Array) -> Plan:
     """Other powers over the same times."""
-    return _tidy(plan.times, powers)
+    return _tidy(plan.arrays[0], powers)
 
 
 def _window(plan: Plan, start: float, end: float) -> Plan:
@@ -210,39 +230,38 @@ def _splice(plan: Plan, start: float, end: float, power: float) -> Plan:
     return Plan(times, powers[:len(times) - 1])
 
 
-def _sum(powers: list[float]) -> float:
-    asked = [p for p in powers if p == p]
-    return sum(asked) if asked else nan
+def _sum(powers: Array) -> Array:
+    nothing = np.isnan(powers)
+    return np.where(nothing.all(axis=0), nan, np.where(nothing, 0.0, powers).sum(axis=0))
 
 
-def _merged(plans: Sequence[Plan], combine: Callable[[list[float]], float]) -> Plan:
-    times = sorted({t for p in plans for t in p.times})
-    columns = []
-    for p in plans:  # each plan on the common grid
-        column, k, last = [], -1, len(p.powers)
-        for t in times[:-1]:
-            while k + 1 <= last and p.times[k + 1] <= t:
-                k += 1
-            column.append(p.powers[k] if 0 <= k < last else nan)
-        columns.append(column)
-    return _tidy(times, [combine(list(row)) for row in zip(*columns, strict=True)])
+def _merged(plans: Sequence[Plan], combine: Callable[[Array], Array]) -> Plan:
+    """`combine` makes one row of powers out of a row per plan, all on the common times."""
+    times = np.unique(np.concatenate([p.arrays[0] for p in plans]))
+    rows = np.full((len(plans), len(times) - 1), nan)
+    for row, plan in zip(rows, plans, strict=True):
+        own, powers = plan.arrays
+        k = np.searchsorted(own, times[:-1], side='right') - 1
+        within = (k >= 0) & (k < len(powers))
+        row[within] = powers[k[within]]
+    return _tidy(times, combine(rows))
 
 
-def _tidy(times: Sequence[float], powers: Sequence[float]) -> Plan:
-    """Equal neighbours as one segment, nothing asked at either end."""
-    out_times: list[float] = []
-    out: list[float] = []
-    last = nan
-    for at, power in zip(times, powers, strict=False):
-        if power == last or (power != power and last != last):
-            continue
-        out_times.append(at)
-        out.append(power)
-        last = power
-    if not out:
+def _tidy(times: Sequence[float] | Array, powers: Sequence[float] | Array) -> Plan:
+    """Equal neighbours as one segment, nothing asked at either end. One time more than powers, as in a plan."""
+    all_times, all_powers = np.asarray(times, dtype=np.float64), np.asarray(powers, dtype=np.float64)
+    nothing = np.isnan(all_powers)
+    differs = ~nothing
+    differs[1:] = (all_powers[1:] != all_powers[:-1]) & ~(nothing[1:] & nothing[:-1])
+    kept, starts = all_powers[differs], all_times[:-1][differs]
+    if not len(kept):
         return EMPTY
-    if out[-1] != out[-1]:
-        out.pop()
-        return Plan(out_times, out)
-    return Plan([*out_times, times[len(powers)]], out)
+    if isnan(kept[-1]):
+        return _of_arrays(starts, kept[:-1])
+    return _of_arrays(np.append(starts, all_times[-1]), kept)
 
+
+def _of_arrays(times: Array, powers: Array) -> Plan:
+    plan = Plan(times.tolist(), powers.tolist())
+    plan.arrays = times, powers
+    return plan

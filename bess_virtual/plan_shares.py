@@ -49,6 +49,8 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
     stored, rooms = [m.energy for m in views], [m.headroom for m in views]
     limits = {(charging, later): _limits(views, charging, highest if later else None)
               for charging in (True, False) for later in (True, False)}
+    if minimum is None and (quick := _in_proportion(plan, wall, stored, rooms, limits)) is not None:
+        return quick
     able = {key: [(k, x) for k, x in enumerate(found) if x > 0.0] for key, found in limits.items()}
     rest, nothing = [0.0] * len(views), [nan] * len(views)
     rows: list[list[float]] = []
@@ -77,6 +79,29 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
                 stored[k] = max(stored[k] + share * hours, 0.0)
                 rooms[k] = max(rooms[k] - share * hours, 0.0)
     return [scaled(plan, column) for column in zip(*rows, strict=True)]
+
+
+def _in_proportion(plan: Plan, wall: float, stored: Sequence[float], rooms: Sequence[float],
+                   limits: dict[tuple[bool, bool], list[float]]) -> list[Plan] | None:
+    """The shares of a plan of one direction in which nobody reaches a limit or an end: then they stay in proportion
+    all along. None for any other plan."""
+    powers = plan.moving
+    charging = bool(powers.max() > 0.0)
+    if len(powers) < MANY or (charging and powers.min() < 0.0):
+        return None
+    now, later = np.array(limits[charging, False]), np.array(limits[charging, True])
+    if ((now > 0.0) != (later > 0.0)).any():
+        return None
+    weights = np.where(now > 0.0, rooms if charging else stored, 0.0)
+    total = weights.sum()
+    times = plan.arrays[0]
+    sizes, ahead = np.abs(powers), np.fmax(times, wall)
+    if not (0.0 < total < inf and (sizes * (ahead[1:] - ahead[:-1])).sum() / 3600.0 < total):
+        return None
+    shares = np.outer(weights / total, plan.arrays[1])
+    if (np.abs(shares) > np.where(times[:-1] > wall, later[:, None], now[:, None])).any():
+        return None
+    return [scaled(plan, row) for row in shares]
 
 
 def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Highest] | None) -> Plan:
@@ -109,13 +134,18 @@ def _fits(plan: Plan, wall: float, energy: float, room: float,
     """Whether no limit (W: discharge, charge; of now, of later) and no end of the energy (Wh) is reached."""
     if len(plan.powers) < MANY:
         return False
-    times, powers = np.asarray(plan.times), np.asarray(plan.powers)
-    powers = np.where(powers == powers, powers, 0.0)
-    later = times[:-1] > wall
-    low, high = (np.where(later, bounds[1][k], bounds[0][k]) for k in (0, 1))
-    if not ((powers <= high) & (powers >= -low)).all():
+    times, powers = plan.arrays[0], plan.moving
+    if bounds[0] == bounds[1]:
+        low, high = bounds[0]
+        within = powers.max() <= high and powers.min() >= -low
+    else:
+        later = times[:-1] > wall
+        lows, highs = (np.where(later, bounds[1][k], bounds[0][k]) for k in (0, 1))
+        within = bool(((powers <= highs) & (powers >= -lows)).all())
+    if not within:
         return False
-    moved = np.cumsum(powers * np.diff(np.fmax(times, wall))) / 3600.0
+    times = np.fmax(times, wall)
+    moved = np.cumsum(powers * (times[1:] - times[:-1])) / 3600.0
     return bool(energy > 0.0 and room > 0.0 and energy + moved.min() > 0.0 and room - moved.max() > 0.0)
 
 

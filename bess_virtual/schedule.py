@@ -54,6 +54,7 @@ class Schedule:
         self._requests = {r.event_id: r for r in sorted(requests, key=lambda r: r.event_id)}
         self.next_id = max([next_id, *(i + 1 for i in self._requests)])
         self._max_requests = max_requests
+        self.version = 0  # counted up with each change of who decides when
         # From _times[k] on, until _times[k + 1], _owners[k] wins (0: nobody).
         self._times: list[float] = [-inf]
         self._owners: list[int] = [0]
@@ -96,6 +97,7 @@ class Schedule:
     def insert(self, request: Request) -> str:
         """Lay a request over the others; returns a hint in words."""
         self._requests[request.event_id] = request
+        self.version += 1
         if request.start == request.end:
             return 'the interval is empty: no effect'
         covered = [i for i in self._overlay(request) if self._requests[i].end > request.accepted]
@@ -115,6 +117,7 @@ class Schedule:
     def remove(self, event_ids: Iterable[int]) -> int:
         """Take requests back; what lies below resumes. Returns how many were there."""
         gone = [i for i in event_ids if self._requests.pop(i, None) is not None]
+        self.version += bool(gone)
         if gone and not set(gone).isdisjoint(self._owners):
             self._rebuild()
         return len(gone)

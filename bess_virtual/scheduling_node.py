@@ -23,7 +23,7 @@ from bess_core.values import Quality, Severity
 
 from . import plan as plans
 from .journal import Committer, Journal, added, cancelled, remember
-from .plan import NOTHING_WH, Plan
+from .plan import EMPTY, NOTHING_WH, Plan
 from .reservation_node import SOON_S, Reservations, Token, stamp
 from .schedule import Request, Schedule
 
@@ -57,6 +57,7 @@ class Scheduling(Reservations):
         super().__init__(node)
         self.schedule = Schedule()
         self._committer: Committer | None = None
+        self._planned, self._planned_version = EMPTY, -1  # plan of the schedule, and of which version of it
         self._answered: dict[str, Request] = {}
         self._waiting: dict[str, list[Callable[[Any], None]]] = {}  # by request id, while it is being admitted
         self._unsaved: set[int] = set()
@@ -78,6 +79,7 @@ class Scheduling(Reservations):
                        f'the journal of the schedule was damaged: {"; ".join(content.problems[:3])}')
         self._committer = Committer(journal, None if node.clock.simulated else node.ctx.post)
         self.schedule = Schedule(content.requests.values(), content.next_id)
+        self._planned_version = -1
         self._answered = content.answered
         self._unsaved.clear()
         self._taken_back.clear()
@@ -155,7 +157,7 @@ class Scheduling(Reservations):
             reply(make(message=made, shortfall=nan))
             leave()
             return
-        request = made
+        request, version = made, self.schedule.version
         begin = max(request.start, wall)
         power = self._power_of(request)
         own_before = self._own_plan(wall)
@@ -190,10 +192,13 @@ class Scheduling(Reservations):
                 leave()
                 return
             self.commit_below(token)
+            same = self.schedule.version == version  # nothing was withdrawn while the members were asked
             overlays = self.schedule.insert(request)
             self._unsaved.add(request.event_id)
             remember(self._answered, request)
-            self.own = own
+            if same and self._planned_version == version and request.is_power:
+                self._planned, self._planned_version = own, self.schedule.version
+            self.own = own if same else self._own_plan(wall)
             self.changed()
             response = make(accepted=True, event_id=request.event_id, shortfall=shortfall)
             if shortfall > NOTHING_WH:
@@ -387,7 +392,13 @@ class Scheduling(Reservations):
         return 0.0 if isnan(power) else power
 
     def _own_plan(self, wall: float) -> Plan:
-        return plans.of_schedule(self.schedule, wall, self._power_of)
+        """What the schedule asks for from `wall` on; worked out anew only when it has changed."""
+        if self._planned_version != self.schedule.version:
+            self._planned = plans.of_schedule(self.schedule, wall, self._power_of)
+            # A current is another power as soon as the voltage is another one.
+            steady = all(r.is_power for r in self.schedule.all())
+            self._planned_version = self.schedule.version if steady else -1
+        return plans.from_now(self._planned, wall)
 
     def readmit(self) -> None:
         """As `Reservations.readmit`, with currents at the present voltage."""

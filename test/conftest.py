@@ -194,6 +194,16 @@ def sim_graph(runtime: Runtime, tmp_path: Path) -> Iterator[Graph]:
 
 
 @pytest.fixture
+def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time as in Berlin: put forward on the last Sunday of March, back on that of October."""
+    monkeypatch.setenv('TZ', 'CET-1CEST,M3.5.0,M10.5.0/3')
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
 def monotonic_deadline() -> Callable[[float], Callable[[], bool]]:
     """Makes "time is over" functions for tests without an executor."""
     def deadline(seconds: float = DEADLINE_S) -> Callable[[], bool]:

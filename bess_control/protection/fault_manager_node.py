@@ -245,5 +245,5 @@ def _catalogue(path: str) -> tuple[str, ...]:
     file = Path(path) if path else Path(__file__).parents[2] / 'docs' / 'faults.yaml'
     if not path and not file.exists():
         return ()
-    groups = yaml.safe_load(file.read_text(encoding='utf-8'))
+    groups = yaml.load(file.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
     return tuple(str(e['id']) for group in groups for e in group['faults'])

@@ -65,6 +65,7 @@ class SystemNode(BessNode):
         self._boot = boot_time(_text('/proc/stat'))
         self._serial = self.params.serial or _text('/sys/firmware/devicetree/base/serial-number').strip('\0\n')
         self._busy = False
+        self._version = version('bess')  # read from files
         self._info = self.create_publisher(SystemInfo, '~/info', qos.STATE)
         self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
         self._own: list[tuple[Callable[[Any], Any], Any]] = [
@@ -125,7 +126,7 @@ class SystemNode(BessNode):
         r, s, site = self._record, self._state, self.ctx.site
         features = site.params.features if site is not None else {}
         message = SystemInfo(
-            version=version('bess'), site=site.name if site is not None else self.ctx.namespace.strip('/'),
+            version=self._version, site=site.name if site is not None else self.ctx.namespace.strip('/'),
             serial=self._serial, runtime=float(r.runtime), starts=r.starts,
             state=SiteState(s.state).name if s is not None else '', mode=s.mode if s is not None else '',
             sleep_time=float(r.sleep_time), soc=float(self._soc), soh=float(self._soh),

@@ -6,12 +6,14 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from . import partition_periods as periods
 from . import words
 from .session import CliError, Session, accepted, add_command, add_json, add_site, open_session, print_json
 
@@ -22,8 +24,10 @@ EXAMPLES = """
   bess partition remove split car --to house            share and energy go to house
   bess partition statement split --from 2026-05-01T00:00Z --to 2026-06-01T00:00Z
   bess partition statement house --csv may.csv --price 0.30 --currency EUR
+  bess partition statement split --per day --from 2026-03-01 --to 2026-04-01 --csv march.csv
 Energies in kWh. `in` and `out` went through the source's terminals, `moved` between children. Times are local
-unless they say otherwise (2026-05-01T12:00Z); statements print UTC. Cost: + = the child pays.
+unless they say otherwise (2026-05-01T12:00Z); statements print UTC, with --per local times with their offset (a day
+on which the clock is changed has 23 or 25 h). Cost: + = the child pays.
 """
 COLUMNS = ('start', 'end', 'child', 'in_kwh', 'out_kwh', 'moved_in_kwh', 'moved_out_kwh', 'lost_kwh', 'correction_kwh',
            'stored_kwh', 'basis', 'gap', 'final')
@@ -49,6 +53,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--to', default='', metavar='HEIR|TIME',
                         help='remove: sibling or `unassigned` that takes share and energy; statement: end')
     parser.add_argument('--force', action='store_true', help='remove: also while it is in use')
+    parser.add_argument('--per', choices=periods.UNITS, help='statement: added up per hour, day, month or year (local)')
     parser.add_argument('--csv', metavar='FILE', help='statement: every period as CSV; - = standard output')
     parser.add_argument('--price', type=float, metavar='P', help='per kWh')
     parser.add_argument('--prices', type=Path, metavar='FILE', help='CSV with columns time and price')
@@ -164,7 +169,7 @@ def _statement(args: argparse.Namespace) -> int:
 
         name, child = _whose(session, args)
         request = EnergyStatement.Request(
-            child=child, start=wall_stamp(start), end=wall_stamp(end), totals=not args.csv,
+            child=child, start=wall_stamp(start), end=wall_stamp(end), totals=not (args.csv or args.per),
             price=nan if args.price is None else args.price, currency=args.currency,
             price_times=[wall_stamp(t) for t in times], prices=prices)
         records: list[Any] = []
@@ -180,14 +185,20 @@ def _statement(args: argparse.Namespace) -> int:
             request.start = answer.next
     for text in dict.fromkeys(warnings):
         print(f'bess partition: {text}', file=sys.stderr)
+    if args.per:
+        records = periods.add_up(records, args.per)
+    at = local if args.per else utc
     if args.csv:
-        _write_csv(args.csv, records, answer.currency)
+        _write_csv(args.csv, records, answer.currency, at)
         return 0
-    rows = [row(r, answer.currency) for r in records]
+    rows = [row(r, answer.currency, at) for r in records]
     if args.json:
         print_json({'partition': name, 'currency': answer.currency or None, 'records': rows})
         return 0
-    _print(name, records, answer.currency)
+    if args.per:
+        _print_periods(name, rows, answer.currency)
+    else:
+        _print(name, records, answer.currency)
     return 0
 
 
@@ -226,9 +237,14 @@ def utc(stamp: Any) -> str:
     return at.isoformat(timespec='milliseconds' if stamp.nanosec else 'seconds')
 
 
-def row(record: Any, currency: str) -> dict[str, str]:
+def local(stamp: Any) -> str:
+    """ISO 8601 in local time with its offset, to the second."""
+    return datetime.fromtimestamp(stamp.sec, UTC).astimezone().isoformat(timespec='seconds')
+
+
+def row(record: Any, currency: str, at: Callable[[Any], str] = utc) -> dict[str, str]:
     """One line of a statement as texts; energies in kWh with six decimals (whole mWh), so that sums are exact."""
-    out = {'start': utc(record.start), 'end': utc(record.end), 'child': record.child or 'source'}
+    out = {'start': at(record.start), 'end': at(record.end), 'child': record.child or 'source'}
     out |= {column: f'{round(getattr(record, field) * 1000) / 1e6:.6f}'
             for column, field in zip(COLUMNS[3:10], ENERGIES, strict=True)}
     out |= {'basis': 'counter' if record.counted else 'power', 'gap': 'yes' if record.gap else 'no',
@@ -239,7 +255,7 @@ def row(record: Any, currency: str) -> dict[str, str]:
     return out
 
 
-def _write_csv(target: str, records: list[Any], currency: str) -> None:
+def _write_csv(target: str, records: list[Any], currency: str, at: Callable[[Any], str]) -> None:
     with ExitStack() as stack:
         try:
             out = sys.stdout if target == '-' else stack.enter_context(
@@ -248,7 +264,7 @@ def _write_csv(target: str, records: list[Any], currency: str) -> None:
             raise CliError(f'{target}: {error.strerror}') from error
         writer = csv.DictWriter(out, [*COLUMNS, *(MONEY if currency else ())], lineterminator='\n')
         writer.writeheader()
-        writer.writerows(row(r, currency) for r in records)
+        writer.writerows(row(r, currency, at) for r in records)
 
 
 def _print(name: str, records: list[Any], currency: str) -> None:
@@ -264,3 +280,17 @@ def _print(name: str, records: list[Any], currency: str) -> None:
     print(table(header + ([f'cost {currency}'] if currency else []), [
         [r.child or 'source', *(_kwh(getattr(r, f)) for f in ENERGIES), *([f'{r.cost:.2f}'] if currency else [])]
         for r in records]))
+
+
+def _print_periods(name: str, rows: list[dict[str, str]], currency: str) -> None:
+    from .render import table
+
+    if not rows:
+        print(f'{name}: no records')
+        return
+    notes = {'gap': 'gap', 'final': 'open'}
+    header = ['from', 'to', 'child', 'in kWh', 'out', 'moved in', 'moved out', 'lost', 'correction', 'stored', '']
+    print(table(header + ([f'cost {currency}'] if currency else []), [
+        [r['start'], r['end'], r['child'], *(f'{float(r[c]):.3f}' for c in COLUMNS[3:10]),
+         ' '.join(text for key, text in notes.items() if r[key] == ('yes' if key == 'gap' else 'no')),
+         *([f'{float(r["cost"]):.2f}' if r['cost'] else '-'] if currency else [])] for r in rows]))

@@ -16,11 +16,13 @@ EXAMPLES = """
   bess schedule house list                              pending and running requests
   bess schedule house at 18:30                          what will run then
   bess schedule house --power 3kW --for 4h --strict     refused when the stored energy cannot serve it
-  bess schedule house --power 3kW --for 4h --id car-1   may be repeated: the same id is accepted only once
+  bess schedule house --power 3kW --start 22:00 --end 02:00 --id car-1   may be repeated: accepted only once
   bess schedule house cancel 7                          one request; `cancel all` takes back all
+  bess schedule house cancel --id car-1                 by your own id, also when its answer never came
 + = charging, - = discharging. A later request wins where two overlap. Times are local unless they say
 otherwise (2026-05-01T12:00Z).
 """
+OWNER_S = 3.0  # a remote battery gives its owner as long as we wait for it, and then says why there was no answer
 
 
 def add_parser(commands: Any) -> None:
@@ -40,7 +42,7 @@ def add_parser(commands: Any) -> None:
     end.add_argument('--end', metavar='TIME', help='as --start; +30m counts from now')
     parser.add_argument('--strict', action='store_true', help='refuse what the stored energy cannot serve')
     parser.add_argument('--id', default='', metavar='TEXT',
-                        help='your own id of this request: repeated with the same id it is added only once')
+                        help='your own id of this request: with the same id it is added only once; cancel: that one')
     add_site(parser)
     add_json(parser)
 
@@ -54,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         if args.action is None:
             return _set(args, *_request(args, time.time()))
         if args.action == 'cancel':
-            return _cancel(args, _event(args.value))
+            if bool(args.id) == bool(args.value):
+                raise CliError('cancel needs an event id (see `list`), all, or --id TEXT', 2)
+            return _cancel(args, 0 if args.id else _event(args.value))
         if bool(args.value) != (args.action == 'at'):
             raise CliError('`at` needs a time' if args.action == 'at' else '`list` takes no value', 2)
         at = words.moment(args.value, time.time()) if args.action == 'at' else 0.0
@@ -72,7 +76,7 @@ def _request(args: argparse.Namespace, now: float) -> tuple[float, float, float]
         end = start + words.duration(args.length)
     elif args.end is not None:
         end = words.moment(args.end, now)
-        if end <= start and words.moment(args.end, start) > start:
+        if end <= start and not args.end.startswith('+'):
             end = words.moment(args.end, start)  # 22:00 to 02:00 ends on the next day
     else:
         raise CliError('say how long: --for DURATION or --end TIME', 2)
@@ -87,7 +91,7 @@ def _event(text: str) -> int:
     if text == 'all':
         return 0
     if not text.isdecimal() or not 0 < int(text) < 2**64:
-        raise CliError(f'cancel needs an event id (see `list`) or all, not {text!r}', 2)
+        raise CliError(f'cancel needs an event id (see `list`) or all, not {text!r}; your own ids go with --id', 2)
     return int(text)
 
 
@@ -108,17 +112,26 @@ def _set(args: argparse.Namespace, value: float, start: float, end: float) -> in
         request = kind.Request(start=wall_stamp(0.0 if args.start == 'now' else start), end=wall_stamp(end),
                                strict=args.strict, request_id=args.id, source='bess schedule')
         setattr(request, 'power' if is_power else 'current', float(value))
-        answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request)
+        answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request,
+                              longer_s=OWNER_S)
     unit = 'W' if is_power else 'A'
     hint = f'; {answer.message}' if answer.message else ''
     text = (f'{battery}: event {answer.event_id}: {amount(value, unit)} from {words.local(start)} to '
             f'{words.local(end)} ({words.span(end - start)}){hint}' if answer.accepted
-            else f'{battery}: refused: {answer.message}')
+            else f'{battery}: refused: {answer.message}{_relative(args, answer.message)}')
     values = {'battery': battery, 'accepted': answer.accepted, 'event_id': answer.event_id,
               'message': answer.message, 'value': value, 'unit': unit, 'start': start, 'end': end,
               'repeated': answer.repeated, 'runs_out': answer.runs_out.sec + answer.runs_out.nanosec * 1e-9 or None,
               'shortfall': answer.shortfall if answer.shortfall == answer.shortfall else None}
     return accepted(answer.accepted, text, json_values=values if args.json else None)
+
+
+def _relative(args: argparse.Namespace, reason: str) -> str:
+    """What to do when a request that is repeated with its id is taken for another one."""
+    if 'another request' not in reason:  # "was used for another request", "another request had the same id"
+        return ''
+    moving = args.length or f'{args.end}'.startswith('+') or args.start.startswith('+')
+    return '; times counted from now differ at each try: repeat it with a fixed --end' if args.id and moving else ''
 
 
 def _cancel(args: argparse.Namespace, event: int) -> int:
@@ -127,7 +140,8 @@ def _cancel(args: argparse.Namespace, event: int) -> int:
 
         battery = _battery(session, args)
         answer = session.call(f'{battery}/cancel_schedule', CancelSchedule,
-                              CancelSchedule.Request(event_id=event))
+                              CancelSchedule.Request(event_id=event, request_ids=[args.id] if args.id else []),
+                              longer_s=OWNER_S)
     text = f'{battery}: {answer.message or "cancelled"} ({answer.cancelled} cancelled)'
     values = {'battery': battery, 'accepted': answer.accepted, 'cancelled': answer.cancelled,
               'message': answer.message}
@@ -141,7 +155,8 @@ def _at(args: argparse.Namespace, at: float) -> int:
         from ..convert import wall_stamp
 
         battery = _battery(session, args)
-        answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)))
+        answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)),
+                              longer_s=OWNER_S)
     unit = 'W' if answer.is_power else 'A'
     until = answer.until.sec + answer.until.nanosec * 1e-9
     if args.json:
@@ -163,7 +178,7 @@ def _list(args: argparse.Namespace) -> int:
         from .render import plain, table
 
         battery = _battery(session, args)
-        answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request())
+        answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request(), longer_s=OWNER_S)
     entries = [plain(e) for e in answer.entries]
     if args.json:
         print_json({'battery': battery, 'entries': entries})

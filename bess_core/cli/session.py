@@ -246,16 +246,22 @@ class Session:
 
     # -- calls
 
-    def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None) -> Any:
-        """Answer of a service. Raises `CliError` when it is not there or does not answer in time."""
+    def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None,
+             longer_s: float = 0.0) -> Any:
+        """Answer of a service; `longer_s`: how much longer than for the service its answer is waited for.
+
+        Raises `CliError` when it is not there or does not answer in time."""
+        from .. import qos
+
         wait = self.timeout if deadline_s is None else deadline_s
-        client = self.node.create_client(kind, service)
+        # Every client of a service gets the answers to all: a deep queue, so that a crowd does not push ours out.
+        client = self.node.create_client(kind, service, qos_profile=qos.SERVICE)
         try:
             if self.until(client.service_is_ready, wait):
                 future = client.call_async(request)
-                if not self.until(future.done, wait):
+                if not self.until(future.done, wait + longer_s):
                     client.remove_pending_request(future)
-                    raise CliError(f'{service}: no answer within {wait:g} s')
+                    raise CliError(f'{service}: no answer within {wait + longer_s:g} s')
                 return future.result()
         finally:
             self.node.destroy_client(client)

@@ -76,10 +76,13 @@ def observe(session: Session, site: str) -> tuple[Any, list[str]]:
     def silent() -> list[str]:
         return sorted(t for t, key in awaited_topics(session, namespace).items() if key not in heard)
 
+    def shown() -> bool:
+        return bool(observer.states or observer.batteries or observer.meters or observer.converters or observer.faults)
+
     session.patiently(lambda wait: session.settle(
-        lambda: heard and not silent(), lambda: (len(heard), len(observer.faults)), wait, look=observer.discover)
-        or heard, namespace)
-    if not heard:
+        lambda: shown() and not silent(), lambda: (len(heard), len(observer.faults)), wait, look=observer.discover)
+        or shown(), namespace)
+    if not shown():
         others = [s for s in session.sites() if s != namespace]
         text = no_site(namespace)
         raise CliError(f'{text}; there is: {", ".join(others)}' if others else text)

@@ -56,7 +56,8 @@ def _next_clock(found: re.Match[str], text: str, now: float) -> float:
     today = datetime.fromtimestamp(now).date()  # noqa: DTZ006 - local time is what people mean by 18:30
     at = datetime.combine(today, wanted)
     last = at.replace(fold=1).timestamp()
-    if max(at.timestamp(), last) < now:
+    # A time that the clock skips today is over once the clock has passed it (`now` as the clock shows it).
+    if max(at.timestamp(), last) < now or (last < at.timestamp() and at < datetime.fromtimestamp(now)):  # noqa: DTZ006
         return _local_epoch(at + timedelta(days=1))
     if at.timestamp() < now <= last:
         return last  # the clock is put back today, and only the second one lies ahead
@@ -86,10 +87,13 @@ def quantity(text: str, unit: str) -> float:
 
 
 def local(epoch: float) -> str:
-    """Local date and time of epoch seconds, `-` for none (0)."""
+    """Local date and time of epoch seconds, `-` for none (0); with the offset in the hour that comes twice."""
     if not epoch:
         return '-'
-    return datetime.fromtimestamp(epoch).strftime('%Y-%m-%d %H:%M:%S')  # noqa: DTZ006 - for people
+    at = datetime.fromtimestamp(epoch)  # noqa: DTZ006 - local time, for people
+    text = f'{at:%Y-%m-%d %H:%M:%S}'
+    twice = at.replace(fold=0).timestamp() != at.replace(fold=1).timestamp()
+    return f'{text} {at.astimezone():%z}' if twice else text
 
 
 def span(seconds: float) -> str:

@@ -1,8 +1,9 @@
 """All points of one read block at once: the layout of the block is worked out when it is planned. Pure.
 
-One `struct` call takes all numbers out of the registers and numpy brings them to SI; only points with
+One `struct` call takes all numbers out of the registers, and one pass brings them to SI; only points with
 something special (bits, enums, "not implemented" numbers) are looked at one by one. The meaning is that
-of `Point.value`, which the tests compare it with.
+of `Point.value`, which the tests compare it with. Plain numbers, not numpy: blocks are small, and what goes in
+and comes out are Python's own.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import struct
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
-
-import numpy as np
 
 from bess_drivers.device import BadValue
 from bess_drivers.modbus.image import KINDS, Block, low_first, start_of
@@ -35,27 +34,23 @@ class _Layer:
             at = index + point.place.words
         self._layout = struct.Struct(layout)
         signs = [p.sign * (-1.0 if inverted and p.directed else 1.0) * base(p) for p in self.points]
-        self._factor = np.array([p.keys.scale * p.factor * s for p, s in zip(self.points, signs, strict=True)])
-        self._shift = np.array([(p.keys.offset * p.factor + p.shift) * s
-                                for p, s in zip(self.points, signs, strict=True)])
         bounds = [p.keys.range or (-inf, inf) for p in self.points]
-        self._low_end, self._high_end = np.array([b[0] for b in bounds]), np.array([b[1] for b in bounds])
-        self._bounded = any(p.keys.range for p in self.points)
+        #: (factor, shift, lowest, highest) by point, SI = number * factor + shift
+        self._plain = [(p.keys.scale * p.factor * s, (p.keys.offset * p.factor + p.shift) * s, low, high)
+                       for p, s, (low, high) in zip(self.points, signs, bounds, strict=True)]
         self._special = [i for i, p in enumerate(self.points) if p.mask or p.codes or p.keys.not_implemented]
 
     def decode(self, data: bytes, numbers: dict[str, Any], values: dict[str, Any]) -> None:
         """Take all numbers and values out of the bytes of the registers. Raises `BadValue`."""
         raw = self._layout.unpack_from(data)
-        with np.errstate(invalid='ignore', over='ignore'):
-            result = np.array(raw, dtype=float) * self._factor + self._shift + 0.0
-            outside = (result < self._low_end) | (result > self._high_end) if self._bounded else None
-        numbers.update(zip(self.names, raw, strict=True))
-        out = result.tolist()
+        # What is within no bounds (also a NaN) is left to `_one`; + 0.0: never -0.0.
+        out = [value if low <= (value := number * factor + shift + 0.0) <= high else None
+               for number, (factor, shift, low, high) in zip(raw, self._plain, strict=True)]
         for i in self._special:
-            out[i] = self._one(i, raw[i])
-        if outside is not None and outside.any():
-            for i in np.flatnonzero(outside).tolist():
-                out[i] = self._one(i, raw[i])
+            out[i] = None
+        if None in out:
+            out = [self._one(i, raw[i]) if value is None else value for i, value in enumerate(out)]
+        numbers.update(zip(self.names, raw, strict=True))
         values.update(zip(self.names, out, strict=True))
 
     def _one(self, index: int, raw: float) -> float:

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 import serial
 
 from bess_drivers.device import (
+    BadFrame,
     BadValue,
     Counters,
     DeviceError,
@@ -53,6 +54,7 @@ class TcpPort:
     def __init__(self, host: str, port: int, timeout_s: float) -> None:
         self.host, self.port, self.timeout_s = host, port, timeout_s
         self._socket: socket.socket | None = None
+        self._poll = select.poll()  # whether something waits on the socket
         # A random start and no reset on reconnect: a gateway that answers an old connection's
         # request on the new one is recognised too.
         self._transaction = random.randrange(1, 0x10000)
@@ -60,7 +62,7 @@ class TcpPort:
     @property
     def connected(self) -> bool:
         """Whether the connection is up and the peer has not closed it."""
-        return self._socket is not None and not self._pending(self._socket)
+        return self._socket is not None and not self._poll.poll(0)  # nothing was asked, nothing may wait
 
     def open(self) -> None:
         """Connect. Raises `Disconnected`."""
@@ -68,6 +70,8 @@ class TcpPort:
         try:
             self._socket = socket.create_connection((self.host, self.port), timeout=self.timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be a host
             self.close()
             raise Disconnected(f'no connection to {self.host}:{self.port}: {error}') from error
@@ -89,34 +93,33 @@ class TcpPort:
         try:
             sock.settimeout(timeout_s)
             sock.sendall(frames.encode_tcp(request, self._transaction))
-            header = self._receive(sock, frames.MBAP_SIZE, deadline)
-            size = frames.body_size(header, request, self._transaction)
-            body = self._receive(sock, size, deadline)
+            # Header and body come together as a rule; never more is taken than the right answer has.
+            most = frames.MBAP_SIZE + request.pdu_size()
+            answer = self._receive(sock, frames.MBAP_SIZE, most, deadline)
+            size = frames.MBAP_SIZE + frames.body_size(answer[:frames.MBAP_SIZE], request, self._transaction)
+            if len(answer) < size:
+                answer += self._receive(sock, size - len(answer), size - len(answer), deadline)
         except TimeoutError as error:
             raise NoAnswer(f'no answer within {timeout_s} s to {request}') from error
         except OSError as error:
             raise Disconnected(f'connection to {self.host}:{self.port} lost: {error}') from error
-        return frames.decode_pdu(body, request)
+        if len(answer) > size:
+            raise BadFrame(f'{len(answer) - size} bytes behind the answer to {request}')
+        return frames.decode_pdu(answer[frames.MBAP_SIZE:], request)
 
-    def _receive(self, sock: socket.socket, size: int, deadline: float) -> bytes:
+    def _receive(self, sock: socket.socket, least: int, most: int, deadline: float) -> bytes:
+        """At least and at most so many bytes."""
         data = b''
-        while len(data) < size:
+        while len(data) < least:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             sock.settimeout(left)
-            part = sock.recv(size - len(data))
+            part = sock.recv(most - len(data))
             if not part:
                 raise Disconnected(f'{self.host}:{self.port} closed the connection')
             data += part
         return data
-
-    @staticmethod
-    def _pending(sock: socket.socket) -> bool:
-        """Whether bytes (or the end of the connection) wait although nothing was asked."""
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
 
 
 class RtuPort:

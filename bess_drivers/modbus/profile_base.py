@@ -81,6 +81,8 @@ class ProfileDevice:
             n: deque(maxlen=p.keys.keep) for n, p in self.profile.points.items() if p.keys.keep > 1}
         self._forget()
         self._blocks: dict[str, list[Block]] = {}
+        ages = {n: p.keys.max_age or self._default_age(p) for n, p in self.profile.points.items()}
+        self._max_ages = {n: age for n, age in ages.items() if age < inf}  # s, of what is forgotten at all
         self._decoders: dict[Block, BlockDecoder] = {}
         self._plan()
 
@@ -199,10 +201,8 @@ class ProfileDevice:
         self._read_group(FAST, now)
         self._date(now)
         values = dict(self._values)
-        for name, at in self._times.items():
-            point = self.profile.points[name]
-            most = point.keys.max_age or self._default_age(point)
-            if now - at > most:
+        for name, most in self._max_ages.items():
+            if now - self._times.get(name, now) > most:
                 values[name] = nan if not isinstance(values[name], tuple) else ()
         derive(self.profile, values)
         told = self._serve()

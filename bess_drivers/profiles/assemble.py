@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from math import isnan, nan
 from typing import Any
 
@@ -30,6 +31,15 @@ from .roles import VALUES
 Values = Mapping[str, Any]  # point -> SI number, tuple of numbers or text
 IDLE_A = 0.05  # smaller currents are no charging or discharging
 _NO_BITS: tuple[Alarm, ...] = ()
+#: Fields of the readings that are not simply the value of the same name.
+_METER_OWN = frozenset(('voltage', 'current', 'phase_power', 'time', 'quality', 'sequence', 'alarms'))
+_CONVERTER_OWN = frozenset(('voltage', 'current', 'time', 'quality', 'state', 'alarms', 'grid_forming', 'setpoint',
+                            'limit_reasons'))
+_BATTERY_INTEGERS = ('cell_voltage_min_index', 'cell_voltage_max_index')
+_BATTERY_OWN = frozenset(('cells', 'temperatures', 'balancing', *_BATTERY_INTEGERS, 'time', 'newest', 'quality', 'mode',
+                          'contactor', 'alarms', 'setpoint', 'members', 'members_usable'))
+_CLIMATE_SWITCHES = frozenset(('heating', 'cooling', 'fan'))
+_CLIMATE_OWN = _CLIMATE_SWITCHES | {'time', 'quality', 'mode', 'alarms'}
 
 
 def derive(profile: Profile, values: dict[str, Any]) -> None:
@@ -86,8 +96,13 @@ def _three(values: Values, name: str) -> tuple[float, float, float]:
     return (values.get(f'{name}_1', nan), values.get(f'{name}_2', nan), values.get(f'{name}_3', nan))
 
 
+@cache
+def _names(cls: type, skip: frozenset[str]) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls)) - skip
+
+
 def _plain(cls: type, values: Values, skip: frozenset[str]) -> dict[str, Any]:
-    names = {f.name for f in fields(cls)} - skip
+    names = _names(cls, skip)
     return {name: value for name, value in values.items() if name in names}
 
 
@@ -106,8 +121,7 @@ def meter(profile: Profile, values: Values, raws: Mapping[str, float], now: floa
     out = MeterReading(
         time=now, quality=Quality.OK, voltage=_three(values, 'voltage'), current=_three(values, 'current'),
         phase_power=_three(values, 'phase_power'), alarms=alarms(profile, raws),
-        **_plain(MeterReading, values, frozenset(('voltage', 'current', 'phase_power', 'time', 'quality', 'sequence',
-                                                  'alarms'))))
+        **_plain(MeterReading, values, _METER_OWN))
     if inverted:
         out.energy_import, out.energy_export = out.energy_export, out.energy_import
         out.power_factor = -out.power_factor
@@ -124,8 +138,7 @@ def converter(profile: Profile, values: Values, raws: Mapping[str, float], now: 
     out = ConverterReading(
         time=now, quality=Quality.OK, state=state, voltage=_three(values, 'voltage'),
         current=_three(values, 'current'), alarms=alarms(profile, raws),
-        **_plain(ConverterReading, values, frozenset(('voltage', 'current', 'time', 'quality', 'state', 'alarms',
-                                                      'grid_forming', 'setpoint', 'limit_reasons'))))
+        **_plain(ConverterReading, values, _CONVERTER_OWN))
     out.grid_forming = finite_or(values.get('grid_forming', nan), 0.0) != 0.0
     if inverted:
         out.energy_import, out.energy_export = out.energy_export, out.energy_import
@@ -136,16 +149,13 @@ def converter(profile: Profile, values: Values, raws: Mapping[str, float], now: 
 
 def battery(profile: Profile, values: Values, raws: Mapping[str, float], now: float, inverted: bool) -> BatteryReading:
     """A battery reading; power, limits in W, extremes and the mode are worked out where only their parts are known."""
-    arrays = frozenset(('cells', 'temperatures', 'balancing'))
-    integers = frozenset(('cell_voltage_min_index', 'cell_voltage_max_index'))
     out = BatteryReading(
         time=now, newest=now, quality=Quality.OK, alarms=alarms(profile, raws),
-        **_plain(BatteryReading, values, arrays | integers | frozenset((
-            'time', 'newest', 'quality', 'mode', 'contactor', 'alarms', 'setpoint', 'members', 'members_usable'))))
+        **_plain(BatteryReading, values, _BATTERY_OWN))
     if inverted:
         out.energy_charged, out.energy_discharged = out.energy_discharged, out.energy_charged
-    for name in integers & set(values):
-        if not isnan(values[name]):
+    for name in _BATTERY_INTEGERS:
+        if not isnan(values.get(name, nan)):
             setattr(out, name, int(values[name]))
     out.cells = tuple(values.get('cells', ()))
     out.temperatures = tuple(values.get('temperatures', ()))
@@ -205,12 +215,11 @@ def climate(profile: Profile, values: Values, raws: Mapping[str, float], now: fl
     """A climate reading."""
     del inverted
     named = state_of(profile, raws)
-    switches = frozenset(('heating', 'cooling', 'fan'))
     return ClimateReading(
         time=now, quality=Quality.OK, alarms=alarms(profile, raws),
         mode=ClimateMode[named] if named else _number(values, 'mode', ClimateMode),
-        **{name: _switch(values, name) for name in switches},
-        **_plain(ClimateReading, values, switches | {'time', 'quality', 'mode', 'alarms'}))
+        **{name: _switch(values, name) for name in _CLIMATE_SWITCHES},
+        **_plain(ClimateReading, values, _CLIMATE_OWN))
 
 
 ASSEMBLE = {Role.METER: meter, Role.CONVERTER: converter, Role.BATTERY: battery, Role.IO: io, Role.CLIMATE: climate}

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -67,16 +66,6 @@ def test_moments_refused(text: str) -> None:
         words.moment(text, NOW)
 
 
-@pytest.fixture
-def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Local time as in Berlin: put forward on the last Sunday of March, back on that of October."""
-    monkeypatch.setenv('TZ', 'CET-1CEST,M3.5.0,M10.5.0/3')
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 @pytest.mark.usefixtures('central_europe')
 def test_local_times_around_the_change_of_clocks() -> None:
     def utc(text: str) -> float:
@@ -104,6 +93,19 @@ def test_local_times_around_the_change_of_clocks() -> None:
     args = argparse.Namespace(power='5', current=None, start='2026-10-24T22:00', end=None, length='8h')
     _, start, end = schedule._request(args, noon)
     assert end - start == 8 * 3600.0, 'a duration is a duration'
+    passed = utc('2026-03-29T01:10')  # 03:10; 02:30 was skipped today
+    assert words.moment('02:30', passed) == utc('2026-03-30T00:30')
+    args = argparse.Namespace(power='5', current=None, start='+2h', end='+1h', length=None)
+    with pytest.raises(session.CliError, match='not after the start'):
+        schedule._request(args, noon)
+
+
+@pytest.mark.usefixtures('central_europe')
+def test_the_hour_that_the_clock_shows_twice_is_printed_with_its_offset() -> None:
+    at = datetime.fromisoformat('2026-10-25T00:30:00+00:00').timestamp()
+    assert [words.local(at + k * 3600.0) for k in (-1, 0, 1, 2)] == [
+        '2026-10-25 01:30:00', '2026-10-25 02:30:00 +0200', '2026-10-25 02:30:00 +0100', '2026-10-25 03:30:00']
+    assert words.local(datetime.fromisoformat('2026-03-29T01:00:00+00:00').timestamp()) == '2026-03-29 03:00:00'
 
 
 @given(st.text(max_size=20))
@@ -621,6 +623,9 @@ def test_schedule(bess: Any) -> None:
                  if e['event_id'] == named['event_id'])
     assert (entry['request_id'], entry['source'], entry['start']) == ('car-1', 'bess schedule', 0.0), 'now = zero stamp'
     assert bess('schedule', 'house', 'cancel', event).code == 0
+    assert bess('schedule', 'house', '--power', '5', '--start', '+50m', '--for', '1m', '--id', 'mine').code == 0
+    assert bess('schedule', 'house', 'cancel', '--id', 'mine').code == 0
+    assert bess('schedule', 'house', 'cancel').code == bess('schedule', 'house', 'cancel', '3', '--id', 'x').code == 2
     again = bess('schedule', 'house', 'cancel', event)
     assert again.code == 1 and 'no such request' in again.err
     lost = bess('schedule', '/home/hause', '--current', '5', '--for', '5', '--timeout', '0.3')
@@ -816,7 +821,9 @@ def serve() -> None:
             return response
 
         def cancel(request: Any, response: Any) -> Any:
-            response.accepted = entries.pop(request.event_id, None) is not None
+            by_id = {e.request_id: n for n, e in entries.items()}
+            event = by_id.get(request.request_ids[0], 0) if request.request_ids else request.event_id
+            response.accepted = entries.pop(event, None) is not None
             response.cancelled = int(response.accepted)
             response.message = '' if response.accepted else 'no such request'
             return response

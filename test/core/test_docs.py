@@ -219,10 +219,20 @@ def test_whole_sites_in_the_pages_are_valid(number: int, tmp_path: Path) -> None
 
 
 def test_tests_named_in_the_pages_exist() -> None:
-    named = re.findall(r'`(test/[\w/]+\.py)::(\w+)`', (ROOT / 'docs' / 'design.md').read_text(encoding='utf-8'))
-    assert named
-    for file, name in named:
-        assert f'def {name}(' in (ROOT / file).read_text(encoding='utf-8'), f'{file}::{name}'
+    counts = {}
+    for page in PAGES:
+        named = re.findall(r'`(test/[\w/]+\.py)::(\w+)`', (ROOT / page).read_text(encoding='utf-8'))
+        counts[page] = len(named)
+        for file, name in named:
+            assert f'def {name}(' in (ROOT / file).read_text(encoding='utf-8'), f'{page}: {file}::{name}'
+    assert counts['docs/design.md'] > 20 and counts['docs/batteryos_defects.md'] > 56
+
+
+def test_each_listed_defect_of_batteryos_has_a_row_with_a_test() -> None:
+    text = (ROOT / 'docs' / 'batteryos_defects.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (\d+) \| .+ \| .+ \| (.+) \|$', text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 57))
+    assert all('::test_' in tests for _, tests in rows)
 
 
 def test_a_driver_without_a_word_on_what_is_verified_is_refused() -> None:

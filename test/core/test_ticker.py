@@ -163,3 +163,20 @@ def test_a_simulated_year_does_not_drift() -> None:
     handle.cancel()
     ticker.stop()
     assert ticker.next_due() is None
+
+
+def test_one_that_fails_does_not_take_the_others_of_the_moment_along(executor: Executor, ticker: RealTicker) -> None:
+    called: list[str] = []
+
+    def fails(_: Tick) -> None:
+        called.append('fails')
+        raise RuntimeError('on purpose')
+
+    with ticker._changed:  # all due at one moment
+        ticker.every(0.05, lambda _: called.append('before'))
+        ticker.every(0.05, fails)
+        ticker.every(0.05, lambda _: called.append('behind'))
+    with pytest.raises(RuntimeError, match='on purpose'):
+        executor.until(lambda: False)
+    executor.until(lambda: 'behind' in called)
+    assert called[:3] == ['before', 'fails', 'behind']

@@ -312,6 +312,7 @@ def right(request: bytes, value: int = 42) -> bytes:
         (lambda q: right(q)[:4] + b'\0\0' + right(q)[6:], BadFrame),
         (lambda q: right(q)[:7] + b'\4' + right(q)[8:], BadFrame),  # function
         (lambda q: right(q)[:8] + b'\3' + right(q)[9:], BadFrame),  # byte count
+        (lambda q: q[:4] + b'\0\3' + q[6:7] + b'\x83\2\0\0', BadFrame),  # exception with bytes behind it
         (lambda q: q[:4] + b'\0\3' + q[6:7] + b'\x84\2', BadFrame),  # exception to another function
         (lambda q: None, Disconnected),
         (lambda q: right(q)[:5], NoAnswer),

@@ -12,7 +12,7 @@ import pytest
 from lifecycle_msgs.srv import ChangeState
 
 from bess.msg import BatteryStatus, PowerSetpoint, Topology
-from bess.srv import ChangeBattery, ListBatteries, ListSchedule, ScheduleSetPower
+from bess.srv import AddChild, ChangeBattery, ListBatteries, ListSchedule, ScheduleSetPower
 from bess_core import overlay, qos, site
 from bess_core.administrator import Administrator, hosts
 from bess_core.container import Container
@@ -308,6 +308,68 @@ def test_source_removed_under_running_children(world: World) -> None:
     assert not {'pair', 'split', 'x', 'y'} & set(world.container.ctx.nodes)
     world.wait(lambda: world.current('a') == 0.0, 'a rests')
     assert overlay.read(world.folder).removed == ('pair',)
+
+
+def test_children_added_at_run_time_are_seen_protected_and_follow_their_partition(world: World) -> None:
+    children = ('children: {x: {energy: 0.4, charge_power: 0.4, discharge_power: 0.4}, '
+                'y: {energy: 0.4, charge_power: 0.4, discharge_power: 0.4}}')
+    assert world.change('create', 'split', type='partition', members=['pair'], parameters=children).accepted
+    world.wait(lambda: world.node('x').reading.max_charge_power > 0.0, 'a child measures')
+    share = {'energy': 0.2, 'charge_power': 0.2, 'discharge_power': 0.2}
+    answer = world.call(AddChild, 'split/add_child', AddChild.Request(name='car', **share))
+    assert answer.accepted, answer.message
+    world.wait(lambda: 'car' in world.container.ctx.nodes and world.node('car').reading.max_charge_power > 0.0, 'car')
+
+    def told() -> dict[str, Any]:
+        return {n.name: n for n in world.topologies[-1].nodes}
+
+    world.wait(lambda: list(told()['split'].children) == ['x', 'y', 'car'], 'on the topic')
+    assert (told()['car'].role, told()['car'].origin) == ('battery', 'created')
+    world.schedule('car', 200.0, 0.0, 60.0)
+    world.wait(lambda: world.current('a') == pytest.approx(2.0), 'it runs')
+    inspected = world.call(ListBatteries, 'batteries/list', ListBatteries.Request(name='car'))
+    assert inspected.accepted and len(inspected.nodes) == 1 and inspected.running[0].startswith('car: request 1')
+    # Its schedule counts like that of any other battery.
+    for verb, name, fields in (('reparent', 'b', {}), ('configure', 'split', {'parameters': 'policy: tranche'}),
+                               ('destroy', 'split', {})):
+        answer = world.change(verb, name, **fields)
+        assert not answer.accepted and 'car: request 1' in answer.message, (verb, answer.message)
+    answer = world.change('create', 'more', type='aggregate', members=['car'])
+    assert not answer.accepted and 'car was added to split at run time' in answer.message
+    answer = world.change('create', 'car', type='aggregate', members=['c'])
+    assert not answer.accepted and 'car is there already' in answer.message
+    # The partition is made anew: the child goes on with it.
+    before = world.node('car')
+    answer = world.change('configure', 'split', parameters='policy: tranche', force=True)
+    assert answer.accepted, answer.message
+    world.wait(lambda: 'car' in world.container.ctx.nodes and world.node('car') is not before, 'a node of the new one')
+    world.wait(lambda: world.current('a') == pytest.approx(2.0) and world.node('car').reading.quality == 0, 'runs on')
+    assert world.node('car').faults.records == []
+    # Named in the configuration it becomes a battery like the others, and keeps its schedule.
+    third = children[:-1] + ', car: {energy: 0.2, charge_power: 0.2, discharge_power: 0.2}}'
+    answer = world.change('configure', 'split', parameters=third, force=True)
+    assert answer.accepted, answer.message
+    world.wait(lambda: world.current('a') == pytest.approx(2.0) and world.node('car').reading.quality == 0, 'still')
+    assert list(told()['split'].children) == ['x', 'y', 'car'] and world.node('split').guests() == []
+    answer = world.change('create', 'more', type='aggregate', members=['car'], force=True)
+    assert answer.accepted, answer.message
+    # Another one, destroyed with its partition: nothing of it is left for the next of these names.
+    assert world.change('destroy', 'more', force=True).accepted
+    answer = world.change('configure', 'split', parameters=children, force=True)
+    assert answer.accepted, answer.message
+    answer = world.call(AddChild, 'split/add_child', AddChild.Request(name='van', **share))
+    assert answer.accepted, answer.message
+    world.wait(lambda: 'van' in world.container.ctx.nodes and world.node('van').is_active, 'van')
+    world.wait(lambda: world.node('van').reading.max_charge_power > 0.0, 'measures')
+    world.schedule('van', 100.0, 30.0, 60.0)
+    assert not world.change('destroy', 'split').accepted
+    assert world.change('destroy', 'split', force=True).accepted
+    assert not {'split', 'x', 'y', 'car', 'van'} & set(world.container.ctx.nodes)
+    assert not [n for n in world.container.nodes if n.get_name() in ('split', 'x', 'y', 'car', 'van')]
+    assert not (world.folder / 'schedules' / 'van.jsonl').exists() and not (world.folder / 'statements/split').exists()
+    assert world.change('create', 'split', type='partition', members=['pair'], parameters=children).accepted
+    world.wait(lambda: world.node('x').reading.max_charge_power > 0.0, 'a new one')
+    assert world.node('split')._desk.notices == [] and 'van' not in world.container.ctx.nodes
 
 
 def test_what_somebody_holds_goes_on_after_a_change(world: World) -> None:

@@ -80,7 +80,25 @@ def test_children_and_statements_by_command(graph: Any, bess: Any, tmp_path: Pat
     assert sum(Decimal(r['cost']) for r in rows if r['child'] == 'house') > 0
     got = bess('statement', 'house', '--price', '1', '--currency', 'CHF')
     assert got.code == 0 and 'cost CHF' in got.out and 'still open' in got.out, got.err
+    got = bess('statement', 'split', '--per', 'day', '--price', '1', '--currency', 'CHF')
+    assert got.code == 0 and re.search(r'T\d\d:\d\d:\d\d[+-]\d\d:\d\d .*house.* open +', got.out), got.out
+    got = bess('statement', 'house', '--per', 'month', '--csv', '-')
+    (line,) = csv.DictReader(io.StringIO(got.out))
+    later = sum(Decimal(r['in_kwh']) for r in csv.DictReader(io.StringIO(bess('statement', 'house', '--csv', '-').out)))
+    assert (line['child'], line['final']) == ('house', 'no') and 0 < Decimal(line['in_kwh']) <= later
     assert json.loads(bess('statement', 'grid', '--json').out)['records'][0]['child'] == 'grid'
+
+
+def test_a_repeated_id_with_a_moving_end_says_what_to_do() -> None:
+    from argparse import Namespace
+
+    from bess_core.cli.schedule import _relative
+
+    moving, fixed = Namespace(id='x', length='5m', start='now', end=None), Namespace(
+        id='x', length=None, start='22:00', end='23:00')
+    for reason in ("request_id 'x' was used for another request (event 1)", 'remote: another request had the same id'):
+        assert 'fixed --end' in _relative(moving, reason) and not _relative(fixed, reason)
+    assert not _relative(moving, '9000 W is outside of -1 to 1 W')
 
 
 @pytest.mark.parametrize(('line', 'code', 'problem'), [

@@ -108,6 +108,25 @@ def test_a_child_is_added_used_and_removed_while_its_siblings_run(graph: Any) ->
     assert len(graph.ctx.nodes['car'].schedule) == 0, 'nothing runs that nobody asked for'
 
 
+def test_two_administrators_change_the_children_at_once(graph: Any) -> None:
+    """Both ask for the same unassigned share, and for the same name: one gets it, the other is told why not."""
+    partition, _, _ = make_partition(graph)
+    for name in ('house', 'grid'):
+        assert resize(graph, name, 0.3).accepted
+    clients = [graph.peer.create_client(AddChild, 'split/add_child') for _ in range(4)]
+    graph.wait(lambda: all(c.service_is_ready() for c in clients), 'service')
+    futures = [c.call_async(AddChild.Request(name=name, energy=0.3, charge_power=0.3, discharge_power=0.3))
+               for c, name in zip(clients, ('car', 'van', 'car', 'bus'), strict=True)]
+    graph.wait(lambda: all(f.done() for f in futures), 'all answers')
+    answers = [f.result() for f in futures]
+    (winner,) = [i for i, a in enumerate(answers) if a.accepted]
+    assert all('add up to' in a.message or 'already' in a.message for a in answers if not a.accepted), answers
+    name = ('car', 'van', 'car', 'bus')[winner]
+    graph.wait(lambda: name in graph.ctx.nodes and graph.ctx.nodes[name].is_active, 'it runs')
+    assert partition._partition.children == ['house', 'grid', name]
+    assert not ({'car', 'van', 'bus'} - {name}) & set(graph.ctx.nodes)
+
+
 @pytest.mark.parametrize('name', ['', 'a b', '../x', '1a', 'a/b', 'ä', 'x' * 65, 'unassigned', 'removed', 'house',
                                   'split', 'peer', 'a\n', "a'; rm"])
 def test_hostile_names_are_refused(graph: Any, name: str) -> None:

@@ -314,3 +314,22 @@ def test_a_dead_owner_leaves_nothing_behind():
     book.hold(promise('c', 2, EMPTY))
     book.commit('c', 2, 100.0)
     assert book.owners == [], 'an empty plan is no plan'
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from([nan, 0.0, 100.0, 250.0, 900.0]), min_size=30, max_size=60), st.booleans(),
+       st.lists(st.floats(10.0, 5000.0), min_size=2, max_size=4))
+def test_a_long_plan_in_proportion_is_shared_as_segment_by_segment(powers: list[float], charging: bool,
+                                                                  rooms: list[float]) -> None:
+    plan = Plan([1000.0 + 60.0 * k for k in range(len(powers) + 1)], [p if charging else -p for p in powers])
+    readings = [BatteryReading(time=0.0, newest=0.0, quality=Quality.OK, mode=Mode.IDLE, contactor=Contactor.CLOSED,
+                               energy=5000.0 - room if charging else room, energy_full=5000.0,
+                               max_charge_power=600.0, max_discharge_power=600.0) for room in rooms]
+    whole = share_plan(plan, readings, 0.0, 1000.0, 5.0, 10.0)
+    # With something of the other direction at its end the same plan is followed segment by segment.
+    other = Plan([*plan.times, plan.times[-1] + 1.0], [*plan.powers, 1e-9 if not charging else -1e-9])
+    slow = share_plan(other, readings, 0.0, 1000.0, 5.0, 10.0)
+    for k in range(len(powers)):
+        at = plan.times[k] + 1.0
+        for a, b in zip(whole, slow, strict=True):
+            assert a.at(at) == pytest.approx(b.at(at), rel=1e-9, abs=1e-9, nan_ok=True)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from math import isnan, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +31,7 @@ from bess_virtual.unit_node import UnitNode
 
 CLIENTS = 10  # endpoints of 1000 callers: every endpoint of a service gets all its answers, 1000 of them in this one
 # process would starve the hardware that it plays, and the battery would rightly refuse
+CROWD = 4, 250  # processes, clients with an endpoint of their own in each
 HALF = {'energy': 0.5, 'charge_power': 0.5, 'discharge_power': 0.5}
 
 
@@ -239,6 +249,25 @@ def test_strict_also_protects_what_was_accepted_before(stack: Stack) -> None:
 # -- ids of the caller -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('state', ['empty', 'full', 'silent'])
+def test_a_stop_is_accepted_by_a_battery_that_is_empty_or_unknown(graph: Any, stack: Stack, state: str) -> None:
+    for name in ('bms_a', 'bms_b'):
+        below = stack.below[name]
+        if state == 'silent':
+            below.silent = True
+        else:
+            energy = 0.0 if state == 'empty' else below.reading.energy_full
+            below.set(energy=energy, charge=energy / 50.0, soc=energy / below.reading.energy_full,
+                      **{f'max_{"dis" if state == "empty" else ""}charge_{what}': 0.0 for what in ('current', 'power')})
+    reading = lambda: stack.all.reading  # noqa: E731
+    graph.wait(lambda: reading().quality == Quality.INVALID if state == 'silent' else
+               0.0 in (reading().max_charge_power, reading().max_discharge_power), state)
+    assert stack.ask('all', 0.0, 0.0, 60.0).accepted
+    power = {'empty': -100.0, 'full': 100.0, 'silent': 100.0}[state]
+    refused = stack.ask('all', power, 0.0, 60.0)
+    assert not refused.accepted and refused.message
+
+
 def test_a_repeated_id_gives_the_same_answer_and_adds_nothing(graph: Any, stack: Stack) -> None:
     wall = graph.clock.wall()
     request = ScheduleSetPower.Request(power=-500.0, start=wall_stamp(wall + 50), end=wall_stamp(wall + 90),
@@ -429,18 +458,24 @@ def test_rest_is_sent_until_it_is_confirmed_and_failure_is_a_fault(graph: Any) -
 class Steppable(Clock):
     """Real time whose wall clock can be set."""
 
-    shift = 0.0
+    origin = 0.0  # another day
+    shift = 0.0  # what a test puts it forward by
 
     def wall(self) -> float:
-        return time.time() + self.shift
+        return time.time() + self.origin + self.shift
 
 
 @pytest.fixture
-def stepped(graph: Any) -> Stack:
+def stepped(graph: Any, central_europe: None, request: pytest.FixtureRequest) -> Stack:
+    """`indirect` parameter: the day and time that it is (ISO 8601 with offset), '' = now."""
     graph.clock = graph.ctx.clock = Steppable()
+    if then := getattr(request, 'param', ''):
+        graph.clock.origin = datetime.fromisoformat(then).timestamp() - time.time()
     return Stack(graph)
 
 
+# The second and third begin a moment before daylight saving begins and ends.
+@pytest.mark.parametrize('stepped', ['', '2026-03-29T00:59:58+00:00', '2026-10-25T00:59:58+00:00'], indirect=True)
 def test_a_clock_that_is_put_forward_and_back_skips_and_repeats_nothing(stepped: Stack) -> None:
     stack, graph = stepped, stepped.graph
     assert stack.ask('a', 300.0, 1800.0, 5400.0).accepted
@@ -497,7 +532,7 @@ def test_ended_requests_are_forgotten_an_hour_later_of_the_clock_that_nobody_set
 # -- crowds and hostility ----------------------------------------------------------------------------
 
 
-def test_a_thousand_clients_at_once_are_all_answered_and_nothing_is_lost(graph: Any, stack: Stack) -> None:
+def test_a_thousand_requests_at_once_are_all_answered_and_nothing_is_lost(graph: Any, stack: Stack) -> None:
     clients = [graph.peer.create_client(ScheduleSetCurrent, 'all/schedule_set_current', qos_profile=qos.SERVICE)
                for _ in range(CLIENTS)]
     graph.wait(lambda: all(c.service_is_ready() for c in clients), 'service', 60.0)
@@ -525,6 +560,65 @@ def test_a_thousand_clients_at_once_are_all_answered_and_nothing_is_lost(graph: 
     graph.up(again)
     assert len(again.schedule.entries(wall)) == 1000, 'all on disk'
     assert took < 60.0
+
+
+@contextmanager
+def crowd(service: str, processes: int, count: int) -> Iterator[tuple[list[str], list[Any]]]:
+    """What the processes of a crowd (see crowd.py) have said, line by line, and the processes."""
+    lines: list[str] = []
+    root = Path(__file__).resolve().parents[2]
+    with ExitStack() as stack:
+        made = []
+        for i in range(processes):
+            process = stack.enter_context(subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name('crowd.py')), service, str(i * count), str(count)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(root)}))
+            stack.callback(process.kill)
+            thread = threading.Thread(target=lambda p=process: lines.extend(iter(p.stdout.readline, '')), daemon=True)
+            thread.start()
+            made.append(process)
+        yield lines, made
+
+
+@pytest.mark.timeout(400)
+def test_a_crowd_of_clients_each_with_its_own_endpoint_is_answered_and_nothing_is_lost(
+        graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand clients in four processes. All ask at the same moment."""
+    # This process plays the hardware, too: the crowd must not make it too slow for its own values.
+    monkeypatch.setitem(TICK, 'max_age', 30.0)
+    monkeypatch.setitem(TICK, 'invalid_after', 60.0)
+    stack = Stack(graph)
+    processes, count = CROWD
+    everybody = processes * count
+    with crowd('/site/all/schedule_set_power', processes, count) as (lines, made):
+        graph.wait(lambda: lines.count('ready\n') == processes, lambda: f'all found: {lines}', 150.0)
+        ticks, wall = stack.all.progress, graph.clock.wall()
+        for process in made:
+            process.stdin.write(f'{wall!r}\n')
+            process.stdin.flush()
+        graph.wait(lambda: sum(line.startswith('{') for line in lines) == processes, lambda: f'answers: {lines}', 150.0)
+        graph.wait(lambda: all(process.poll() is not None for process in made), 'their end', 30.0)
+    answers: dict[int, Any] = {}
+    for line in lines:
+        if line.startswith('{'):
+            answers |= {int(n): a for n, a in json.loads(line)['answers'].items()}
+    assert sorted(answers) == list(range(everybody)), 'everybody is answered'
+    assert all(accepted for accepted, *_ in answers.values()), [a for a in answers.values() if not a[0]][:3]
+    assert stack.all.progress > ticks, 'the battery worked on meanwhile'
+
+    def kept() -> dict[int, Any]:
+        return {int(e.source.split()[1]): e for e in graph.call(ListSchedule, 'all/list_schedule').entries}
+
+    entries = kept()
+    assert len(entries) == everybody
+    for number, (_, event_id, _) in answers.items():
+        entry = entries[number]
+        assert (entry.event_id, entry.request_id, entry.value) == (event_id, f'client {number}', 1.0 + number / 100.0)
+    assert len({e.event_id for e in entries.values()}) == everybody
+    node = stack.all
+    graph.remove(node)
+    graph.up(graph.add(AggregateNode, 'all', node.params))
+    assert {n: e.event_id for n, e in kept().items()} == {n: e.event_id for n, e in entries.items()}, 'all on disk'
 
 
 def test_more_than_can_wait_are_refused_not_forgotten(

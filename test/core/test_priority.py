@@ -1,0 +1,44 @@
+"""Processes that act go first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bess_core import priority
+
+CODE = """
+import os
+from bess_core import priority
+{}
+print(os.getpriority(os.PRIO_PROCESS, 0), priority.take({}), priority.session_nice())
+"""
+
+
+def taken(acts: bool, preparation: str = '') -> tuple[int, int, int]:
+    """Nice before and after, and of the session, in a session of its own."""
+    done = subprocess.run([sys.executable, '-c', CODE.format(preparation, acts)], capture_output=True, text=True,
+                          start_new_session=True, check=True, timeout=60)
+    before, after, session = map(int, done.stdout.split())
+    return before, after, session
+
+
+def test_who_only_records_stands_back() -> None:
+    before, after, session = taken(False)
+    assert after == max(before, priority.OTHERS)
+    assert session == (priority.OTHERS if priority.AUTOGROUP.exists() else 0)
+
+
+def test_who_acts_goes_ahead_where_that_is_allowed() -> None:
+    try:
+        subprocess.run(['nice', '-n', '-1', 'true'], check=True, capture_output=True, timeout=60)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        pytest.skip('this user may not raise a priority')
+    assert taken(True)[1] in (priority.ACTING, 0)
+
+
+def test_without_the_privilege_all_stays_as_it_was() -> None:
+    drop = 'os.setpriority(os.PRIO_PROCESS, 0, 3)\nif os.getuid() == 0: os.setuid(65534)'
+    assert taken(True, drop)[:2] == (3, 3)
