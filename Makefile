@@ -20,13 +20,13 @@ run: setup
 browser:
 	@sh tools/ensure_browser.sh
 
-# Whole sites run in real time: they have the machine to themselves. The rest comes before them, in three processes on
-# two cores, since tests of nodes and devices wait half of their time.
-WHOLE_SITES := test/site test/launch test/drivers/test_big_site.py
+# Whole sites and crowds run in real time: they have the machine to themselves. The rest comes before them, in three
+# processes on two cores, since tests of nodes and devices wait half of their time.
+ALONE := test/site test/launch test/drivers/test_big_site.py test/virtual/test_crowd.py
 test: setup browser
 	@rc=0; \
-	$(PY) -m pytest -n 3 --dist loadfile $(WHOLE_SITES:%=--ignore=%) || rc=1; \
-	$(PY) -m pytest $(WHOLE_SITES) || rc=1; exit $$rc
+	$(PY) -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%) || rc=1; \
+	$(PY) -m pytest $(ALONE) || rc=1; exit $$rc
 
 lint: setup
 	@$(VENV)/bin/ruff check .
