@@ -18,13 +18,11 @@ else
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH  # of an outer process
   export PATH="$root/.venv/bin:$PATH" AMENT_PREFIX_PATH="$root/.venv" CMAKE_PREFIX_PATH="$root/.venv"
 fi
-generator=()
-if command -v ninja >/dev/null; then generator=(-G Ninja); fi  # it keeps two cores busier than make
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((100 + $$ % 100))}"
 
 if ! colcon --log-base "$work/log" build --packages-select bess --base-paths "$root" \
     --build-base "$work/build" --install-base "$work/install" --event-handlers console_direct- \
-    --cmake-args "${generator[@]}" -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$python" >"$log" 2>&1; then
+    --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$python" >"$log" 2>&1; then
   tail -n 60 "$log"
   echo 'colcon: build failed'
   exit 1
