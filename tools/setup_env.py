@@ -152,7 +152,8 @@ def interfaces() -> None:
            'CMAKE_PREFIX_PATH': str(VENV)}
     run(['cmake', '-G', 'Ninja', '-S', '.', '-B', str(BUILD), '-DBESS_INTERFACES_ONLY=ON', '-DBUILD_TESTING=OFF',
          '-DCMAKE_BUILD_TYPE=Release', f'-DCMAKE_INSTALL_PREFIX={VENV}', f'-DPython3_EXECUTABLE={PYTHON}'], **env)
-    run(['cmake', '--build', str(BUILD), '--target', 'install'], **env)
+    jobs = str(os.cpu_count() or 1)  # ninja's own choice is two more, which only share the caches
+    run(['cmake', '--build', str(BUILD), '--target', 'install', '--parallel', jobs], **env)
     # rosidl leaves metadata named as our distribution; with it, pip would take the generated module away.
     for leftover in VENV.glob('lib/python3*/site-packages/bess-*.egg-info'):
         shutil.rmtree(leftover)
