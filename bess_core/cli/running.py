@@ -40,15 +40,19 @@ def announce(namespace: str, state: Path) -> int:
     """Note that a site runs for as long as the returned file descriptor is open. Raises OSError."""
     place = _own_folder()
     note = Running(namespace, domain(), str(state.absolute()), os.getpid(), time.time())
-    handle = os.open(place / f'{os.getpid()}.json', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(handle, 0)
-        os.write(handle, json.dumps(asdict(note)).encode())
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+    path = place / f'{os.getpid()}.json'
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # whoever looks at a note holds it for a moment
+            if os.fstat(handle).st_nlink:
+                os.ftruncate(handle, 0)
+                os.write(handle, json.dumps(asdict(note)).encode())
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)  # somebody took it for an old one and removed it before it was locked
 
 
 def running() -> list[Running]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from math import isfinite, isnan, nan
 from typing import Any
 
+from bess_core.params import param
 from bess_core.values import Alarm, BatteryReading, Contactor, Mode, Quality, Severity
 from bess_drivers.device import BadValue
 from bess_drivers.serial.jbd_codec import PROTECTIONS, Basic, Protection
@@ -21,10 +22,8 @@ def _param(default: Any, unit: str, low: float, high: float, doc: str) -> Any:
 class JbdParams:
     """Settings of one JBD BMS; defaults fit 16 LFP cells. Raises ValueError outside the ranges."""
 
-    address: str = field(
-        default='serial:/dev/ttyUSB0?baud=9600',
-        metadata={'unit': '', 'doc': 'serial port: serial:<path>?baud=9600&parity=N&stopbits=1'},
-    )
+    address: str = param(
+        'serial:/dev/ttyUSB0?baud=9600', doc='serial port: serial:<path>?baud=9600&parity=N&stopbits=1')
     timeout_s: float = _param(0.6, 's', 0.05, 10.0, 'time for one answer')
     late_s: float = _param(3.0, 's', 0.1, 60.0, 'after silence, wait so long for a late answer')
     cells_every: int = _param(1, 'polls', 1, 100, 'read the cell voltages every so many polls')

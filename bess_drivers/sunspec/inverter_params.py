@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 
 from bess_core.params import param
@@ -20,60 +20,25 @@ LEGACY_CONTROLS = ('direct', 'forced', 'signed_limit')
 class SunSpecInverterParams(SunSpecParams):
     """Where the inverter is, its signs, and how an older one (models 123, 124) takes a power."""
 
-    power_sign: str = field(
-        default='generation_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(POWER_SIGNS),
-            'doc': 'sign of W (701, 101 to 113) and WSet (704); SunSpec 701: + = generation',
-        },
-    )
-    reactive_sign: str = field(
-        default='injection_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(REACTIVE_SIGNS),
-            'doc': 'sign of Var (701), VAr (101 to 113), VarSet (704) and VArWMaxPct (123); '
-            'IEEE 1547: + = injection (over-excited)',
-        },
-    )
-    dc_sign: str = field(
-        default='discharge_positive',
-        metadata={
-            'unit': '',
-            'choices': tuple(SIGNS),
-            'doc': 'sign of DCA and DCW (714, 101 to 113)',
-        },
-    )
-    legacy_control: str = field(
-        default='direct',
-        metadata={
-            'unit': '',
-            'choices': LEGACY_CONTROLS,
-            'doc': "how a device without 704 takes a power: 'direct' = 124 with one bit of "
-            "StorCtl_Mod and its rate; 'forced' = 124 with both bits and rates of opposite sign "
-            "(devices that take the rates as limits); 'signed_limit' = 123 WMaxLimPct with a sign",
-        },
-    )
-    power_factor: float = field(
-        default=nan,
-        metadata={
-            'unit': '',
-            'min': -1.0,
-            'max': 1.0,
-            'doc': 'power factor that the device holds while an order is there (704 PFWInj and PFWAbs, 123 OutPFSet); '
-            'negative = under-excited (absorbing reactive power); NaN = leave it as it is',
-        },
-    )
-    ramp: float = field(
-        default=nan,
-        metadata={
-            'unit': '%/s',
-            'min': 0.01,
-            'max': 65534.0,
-            'doc': "ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is",
-        },
-    )
+    power_sign: str = param(
+        'generation_positive',
+        doc='sign of W (701, 101 to 113) and WSet (704); SunSpec 701: + = generation', choices=tuple(POWER_SIGNS))
+    reactive_sign: str = param(
+        'injection_positive',
+        doc='sign of Var (701), VAr (101 to 113), VarSet (704) and VArWMaxPct (123); IEEE 1547: + = injection '
+            '(over-excited)', choices=tuple(REACTIVE_SIGNS))
+    dc_sign: str = param('discharge_positive', doc='sign of DCA and DCW (714, 101 to 113)', choices=tuple(SIGNS))
+    legacy_control: str = param(
+        'direct',
+        doc="how a device without 704 takes a power: 'direct' = 124 with one bit of StorCtl_Mod and its rate; "
+            "'forced' = 124 with both bits and rates of opposite sign (devices that take the rates as limits); "
+            "'signed_limit' = 123 WMaxLimPct with a sign", choices=LEGACY_CONTROLS)
+    power_factor: float = param(
+        nan, doc='power factor that the device holds while an order is there (704 PFWInj and PFWAbs, 123 OutPFSet); '
+            'negative = under-excited (absorbing reactive power); NaN = leave it as it is', low=-1.0, high=1.0)
+    ramp: float = param(
+        nan, '%/s', 'ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is',
+        low=0.01, high=65534.0)
     battery_charge_current: float = param(
         nan, 'A', 'largest DC current into the battery (64800 MaxBatACha); NaN = leave it', low=0.0, high=65534.0)
     battery_discharge_current: float = param(
@@ -86,38 +51,17 @@ class SunSpecInverterParams(SunSpecParams):
                                             'unit), response (s); empty = leave it as it is')
     enter_service: list[float] = param([], '', 'of 703: lowest and highest voltage (% of nominal), lowest and highest '
                                                'frequency (Hz), delay (s), ramp (s); empty = leave it as it is')
-    permit_service: str = param('leave', doc='whether the device may enter service (703 ES)',
+    permit_service: str = param(
+        'leave', doc='whether the device may enter service (703 ES)',
                                 choices=['leave', 'on', 'off'])
-    start_on_order: bool = field(
-        default=True,
-        metadata={
-            'unit': '',
-            'doc': 'start (715 OpCtl) or connect (123 Conn) a device that is off with an order',
-        },
-    )
-    off_on_stop: bool = field(
-        default=False,
-        metadata={
-            'unit': '',
-            'doc': 'stop() also stops (715 OpCtl) or disconnects (123 Conn) the device',
-        },
-    )
-    heartbeat: bool = field(
-        default=False,
-        metadata={
-            'unit': '',
-            'doc': 'write 715 (or 64800) ControllerHb, +1 every second, while the device is read',
-        },
-    )
-    heartbeat_timeout_s: float = field(
-        default=5.0,
-        metadata={
-            'unit': 's',
-            'min': 1.5,
-            'max': 3600.0,
-            'doc': 'an inverter whose 715 DERHb or 64800 PCSHb stops counting for longer is reported as stale',
-        },
-    )
+    start_on_order: bool = param(
+        True, doc='start (715 OpCtl) or connect (123 Conn) a device that is off with an order')
+    off_on_stop: bool = param(False, doc='stop() also stops (715 OpCtl) or disconnects (123 Conn) the device')
+    heartbeat: bool = param(
+        False, doc='write 715 (or 64800) ControllerHb, +1 every second, while the device is read')
+    heartbeat_timeout_s: float = param(
+        5.0, 's', 'an inverter whose 715 DERHb or 64800 PCSHb stops counting for longer is reported as stale',
+        low=1.5, high=3600.0)
 
     def __post_init__(self) -> None:
         check_params(self)

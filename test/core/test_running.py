@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -83,3 +84,20 @@ def test_what_a_command_says_when_it_hears_nothing(monkeypatch: pytest.MonkeyPat
         process.kill()
         process.wait()
     assert json.dumps(capsys.readouterr().err) == '""'
+
+
+def test_a_note_that_is_removed_before_it_is_locked_is_written_again(
+        own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = fcntl.flock, []
+
+    def late(handle: int, how: int) -> None:
+        if not removed:
+            removed.append([f.unlink() for f in own_folder.rglob('*.json')])
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, 'flock', late)
+    handle = running.announce('/late', Path('/tmp/late'))
+    try:
+        assert removed == [[None]] and [r.namespace for r in running.running()] == ['/late']
+    finally:
+        os.close(handle)
