@@ -61,7 +61,7 @@ def test_energy_is_the_pulses_whatever_their_times(steps: list[tuple[int, float]
 @pytest.fixture
 def mock() -> Any:
     """Pins that are driven by the test, and a meter on them."""
-    pytest.importorskip('gpiozero')
+    pytest.importorskip('gpiozero', reason='needs pip install -r requirements/gpio.txt (optional)')
     from gpiozero.pins.mock import MockFactory
 
     factory = MockFactory()
@@ -120,7 +120,7 @@ def test_bad_settings_are_named(params: dict[str, Any], text: str) -> None:
 
 
 def test_the_node_publishes_and_nothing_is_driven(graph: Any) -> None:
-    pytest.importorskip('gpiozero')
+    pytest.importorskip('gpiozero', reason='needs pip install -r requirements/gpio.txt (optional)')
     node = graph.add(node_type(PulseMeter), 'meter', {
         'address': 'gpiozero:mock', 'pulse': '17 pull=up active_low', 'period': 0.05})
     graph.up(node)
