@@ -18,9 +18,7 @@ def last_id(folder: Path) -> int:
 def store(folder: Path, number: int, report: dict[str, Any], keep: int) -> None:
     """Write a report; the oldest beyond `keep` go. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f'{number:06d}.tmp'
-    temporary.write_text(json.dumps(report), encoding='utf-8')
-    temporary.replace(temporary.with_suffix('.json'))
+    replace_file(folder / f'{number:06d}.json', json.dumps(report))
     for old in sorted(f for f in folder.glob('*.json') if f.stem.isdecimal())[:-keep]:
         old.unlink()
 
