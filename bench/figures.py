@@ -53,13 +53,13 @@ def ahead_of_others(nice: int = -15) -> Iterator[None]:
     before, session = os.getpriority(os.PRIO_PROCESS, thread), session_nice()
     try:
         set_nice(nice, thread)
-    except PermissionError:
+    except OSError:
         print('bench: priority cannot be raised here, times include waiting for other programs', file=sys.stderr)
     sys.setswitchinterval(0.0005)
     try:
         yield
     finally:
-        with suppress(PermissionError):
+        with suppress(OSError):
             set_nice(session, thread)
         os.setpriority(os.PRIO_PROCESS, thread, before)
         sys.setswitchinterval(interval)

@@ -42,3 +42,40 @@ def test_who_acts_goes_ahead_where_that_is_allowed() -> None:
 def test_without_the_privilege_all_stays_as_it_was() -> None:
     drop = 'os.setpriority(os.PRIO_PROCESS, 0, 3)\nif os.getuid() == 0: os.setuid(65534)'
     assert taken(True, drop)[:2] == (3, 3)
+
+
+class Group:
+    """Stands for the file of the session; it fails as it is told, one by one."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.written = list(failures), ''
+
+    def exists(self) -> bool:
+        return True
+
+    def write_text(self, text: str) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.written = text
+
+
+def nice_of_this(monkeypatch: pytest.MonkeyPatch, group: Group) -> None:
+    """Nothing outside of the test is changed."""
+    monkeypatch.setattr(priority, 'AUTOGROUP', group)
+    monkeypatch.setattr(priority, 'AGAIN_S', 0.0)
+    monkeypatch.setattr(os, 'setpriority', lambda *_: None)
+
+
+def test_a_system_that_is_asked_too_often_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(BlockingIOError(11, 'again'), BlockingIOError(11, 'again'))
+    nice_of_this(monkeypatch, group)
+    priority.take(False)
+    assert group.written == str(priority.OTHERS)
+
+
+@pytest.mark.parametrize('failures', [[OSError(30, 'read-only file system')], [BlockingIOError(11, 'again')] * 99])
+def test_no_priority_ends_no_process(monkeypatch: pytest.MonkeyPatch, failures: list[Exception]) -> None:
+    group = Group(*failures)
+    nice_of_this(monkeypatch, group)
+    assert priority.take(True) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert group.written == ''
