@@ -76,10 +76,10 @@ def steps() -> list[Step]:
     generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
                              ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
-    optional = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
+    bridge = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
                             *ROOT.glob('iec61850_bridge/*.py')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
-            Step('checkout', metadata, checkout), Step('iec61850', optional, iec61850),
+            Step('checkout', metadata, checkout), Step('iec61850', bridge, iec61850),
             Step('p1', fingerprint([ROOT / 'requirements' / 'p1.txt'], pinned), p1)]
 
 
@@ -93,26 +93,26 @@ def run(command: list[str], **env: str) -> None:
         sys.exit(f'{" ".join(command[:4])} ... failed with code {result.returncode}')
 
 
-def iec61850() -> None:
-    """The optional extra, where there are wheels for this machine; without it its tests are skipped."""
-    pip = [str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check']
-    for words in (['--only-binary', ':all:', '-r', 'requirements/iec61850.txt'],
-                  ['--no-deps', '--no-build-isolation', '-e', './iec61850_bridge']):
-        result = subprocess.run([*pip, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                check=False, env={k: v for k, v in os.environ.items() if k not in FOREIGN})
+def optional(what: str, *installs: list[str]) -> None:
+    """An optional extra, each list being words for pip; where one fails its tests are skipped, and that is said."""
+    for words in installs:
+        result = subprocess.run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *words],
+                                cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+                                env={k: v for k, v in os.environ.items() if k not in FOREIGN})
         if result.returncode:
-            print(f'set-up: no IEC 61850 here, its tests will be skipped: {result.stdout.strip()[-300:]}')
+            print(f'set-up: no {what} here, its tests will be skipped: {result.stdout.strip()[-300:]}')
             return
 
 
+def iec61850() -> None:
+    """IEC 61850 batteries, where there are wheels for this machine."""
+    optional('IEC 61850', ['--only-binary', ':all:', '-r', 'requirements/iec61850.txt'],
+             ['--no-deps', '--no-build-isolation', '-e', './iec61850_bridge'])
+
+
 def p1() -> None:
-    """The optional extra for P1 meters; without it its tests are skipped."""
-    result = subprocess.run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', '-r',
-                             'requirements/p1.txt'], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, check=False,
-                            env={k: v for k, v in os.environ.items() if k not in FOREIGN})
-    if result.returncode:
-        print(f'set-up: no P1 library here, its tests will be skipped: {result.stdout.strip()[-300:]}')
+    """P1 smart meters."""
+    optional('P1 library', ['-r', 'requirements/p1.txt'])
 
 
 def usable() -> bool:
