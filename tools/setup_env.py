@@ -77,7 +77,7 @@ def steps() -> list[Step]:
                              ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
     bridge = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
-                            *ROOT.glob('iec61850_bridge/*.py')], pinned)
+                          *ROOT.glob('iec61850_bridge/*.py')], pinned)
     return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
             Step('checkout', metadata, checkout), Step('iec61850', bridge, iec61850),
             Step('p1', fingerprint([ROOT / 'requirements' / 'p1.txt'], pinned), p1)]
