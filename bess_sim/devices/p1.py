@@ -17,6 +17,7 @@ from pathlib import Path
 from bess_sim.control_server import Request
 from bess_sim.device_faults import DeviceFaults
 from bess_sim.devices.jbd import place_link
+from bess_sim.devices.serial_bms import crc16
 from bess_sim.plant_api import MeterSample, PlantApi
 
 TICK_S = 0.02
@@ -25,12 +26,7 @@ TEXT = '0-0:96.13.0()'
 
 def checksum(data: bytes) -> str:
     """CRC-16/ARC as four hexadecimal digits."""
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0xA001 if crc & 1 else 0)
-    return f'{crc:04X}'
+    return crc16(data, 0)[::-1].hex().upper()
 
 
 def telegram(m: MeterSample, version: int, at: datetime) -> bytes:

@@ -20,9 +20,9 @@ def _n(value: float, low: int = 0, high: int = 0xFFFF) -> int:
     return min(high, max(low, round(value))) if isfinite(value) else 0
 
 
-def crc16(data: bytes) -> bytes:
-    """CRC-16/Modbus, low byte first."""
-    crc = 0xFFFF
+def crc16(data: bytes, start: int = 0xFFFF) -> bytes:
+    """CRC-16/Modbus, low byte first; with `start` 0 it is CRC-16/ARC."""
+    crc = start
     for byte in data:
         crc ^= byte
         for _ in range(8):
