@@ -228,7 +228,7 @@ def _points(flat: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _same(have: Sequence[float], wanted: Sequence[float]) -> bool:
-    """Equal but for the resolution of a register (at most 0.1 %, or one second of a time)."""
+    """Equal but for the resolution of a register (0.1 %)."""
     return len(have) == len(wanted) and all(abs(a - b) <= max(1e-3 * abs(b), 1e-9) for a, b in
                                             zip(have, wanted, strict=True))
 

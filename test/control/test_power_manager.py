@@ -379,8 +379,8 @@ def test_a_tick_is_cheap() -> None:
     proposals = [ask(nan, f'limit{k}', 200 + k, -3000.0, 3000.0) for k in range(4)] + [ask(1000.0)]
     best = inf
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for k in range(200):
             manager.tick(0.0, proposals, battery(), meter(sequence=k))
-        best = min(best, (time.perf_counter() - begin) / 200)
+        best = min(best, (time.thread_time() - begin) / 200)
     assert best < 500e-6  # 50 us on a desk machine; loose, so that a busy machine does not fail it

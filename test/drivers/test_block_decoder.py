@@ -76,8 +76,8 @@ def test_1000_points_take_about_a_millisecond() -> None:
     plan = [(b, BlockDecoder(b, section, lambda _: 1.0, False)) for b in blocks(points, section)]
     times = []
     for _ in range(30):
-        start = time.perf_counter()
+        start = time.thread_time()
         for block, decoder in plan:
             decoder.decode([0x4248, 0x0000] * (block.span.count // 2))
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     assert min(times) < 0.010

