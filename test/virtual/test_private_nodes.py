@@ -27,6 +27,8 @@ from bess_virtual.scheduling_node import seconds
 HOMES = ['anna', 'ben', 'cleo', 'dan']
 TERMS = {'slots': 4, 'slot': 1.5, 'close_before': 0.8, 'minimum': 3, 'max_power': 5000.0, 'households': HOMES}
 
+STEP_S = 1.2  # of one household, on a busy machine
+
 
 @pytest.fixture(scope='module')
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,9 +63,9 @@ class Total:
             'certificate': str(self.pki / 'second.pem'), **TERMS, **params}, self.elsewhere)
         self.graph.up(self.helper)
 
-    def epoch(self) -> int:
-        """One that stays open for at least 1.2 s."""
-        return next_epoch(self.collector.params.terms, self.graph.clock.wall() + 1.2)
+    def epoch(self, steps: int = 3) -> int:
+        """One that stays open for so many steps of households, of which each opens its own connections."""
+        return next_epoch(self.collector.params.terms, self.graph.clock.wall() + STEP_S * steps)
 
     def household(self, name: str, work: Callable[[Servers], Any], timeout_s: float = 4.0) -> Any:
         """What a household does, in a thread of its own as its program would; result or exception."""
@@ -88,13 +90,13 @@ class Total:
 
     def wait_state(self, epoch: int, *states: str) -> Any:
         self.graph.wait(lambda: epoch in self.collector._book.epochs
-                        and self.collector._book.epochs[epoch].state in states, f'epoch is {states}', 15.0)
+                        and self.collector._book.epochs[epoch].state in states, f'epoch is {states}', 20.0)
         return self.collector._book.epochs[epoch]
 
 
 def test_the_sum_of_day_schedules_runs_on_the_shared_battery(graph: Any, pki: Path) -> None:
     total = Total(graph, pki)
-    epoch = total.epoch()
+    epoch = total.epoch(6)
     days = {'anna': [500.0, -800.0, 0.0, 100.0], 'ben': [250.5, -200.0, 0.0, -100.0], 'cleo': [0.0, -100.25, 0.0, 0.0]}
     for home, powers in days.items():
         name = total.household(home, lambda s, p=powers: s.submit(epoch, p, minimum=3))
@@ -156,7 +158,7 @@ def test_too_few_households_are_not_added_up(graph: Any, pki: Path) -> None:
 
 def test_a_dishonest_share_that_shows_spoils_the_epoch_not_the_battery(graph: Any, pki: Path) -> None:
     total = Total(graph, pki)
-    epoch = total.epoch()
+    epoch = total.epoch(5)
     for home in HOMES[:2]:
         assert isinstance(total.household(home, lambda s: s.submit(epoch, [10.0] * 4)), str)
     too_much = total.household('cleo', lambda s: s.submit(epoch, [5000.1] + [0.0] * 3))
