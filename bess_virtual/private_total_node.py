@@ -22,7 +22,7 @@ from .remote_access import Access
 from .remote_door_node import Door
 from .remote_link import LinkClient, LinkServer
 from .remote_server_node import TlsParams
-from .remote_wire import Answer, Ask, WireError, decode_answer, decode_ask, encode, fields_of
+from .remote_wire import AGAIN, Answer, Ask, WireError, decode_answer, decode_ask, encode, fields_of
 
 TICK_S = 0.2
 ANSWER_S = 5.0  # of the battery or the helper
@@ -230,7 +230,8 @@ class CollectorNode(PrivateNode):
     def _later(self, reason: str) -> None:
         self._busy = False
         self._next_try = self.clock.now() + RETRY_S
-        self.raise_fault('private.helper', Severity.WARNING, f'the sum has to wait: {reason}')
+        why = reason.removeprefix(AGAIN).lstrip()
+        self.raise_fault('private.helper', Severity.WARNING, f'the sum has to wait: {why}')
 
     def _ask_helper(self, op: str, number: int, body: dict[str, Any],
                     then: Callable[[int, dict[str, Any]], None]) -> None:

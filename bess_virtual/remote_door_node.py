@@ -16,7 +16,7 @@ from bess_core import qos
 from bess_core.clock import Clock
 from bess_core.convert import set_stamp, site_time
 
-from .remote_wire import WireError, fields_of, message_of
+from .remote_wire import AGAIN, WireError, fields_of, message_of
 
 SERVICES = {
     'schedule_set_power': ScheduleSetPower, 'schedule_set_current': ScheduleSetCurrent,
@@ -111,10 +111,10 @@ class Door:
             entry[3](fields_of(future.result()), '')
 
     def expire(self, now: float) -> None:
-        """Tell those that waited too long."""
+        """Tell those that waited too long: nobody knows yet what becomes of what they asked."""
         for number in [n for n, e in self._calls.items() if e[0] <= now]:
             _, future, op, done = self._calls.pop(number)
             self._clients[op].remove_pending_request(future)
-            done(None, f'{self.topic}/{op} does not answer')
+            done(None, f'{AGAIN} {self.topic}/{op} does not answer')
 
 

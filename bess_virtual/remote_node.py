@@ -25,10 +25,8 @@ from .remote_link import LinkClient
 from .remote_requests import Outbox, OwnerTime, Pending
 from .remote_ros_node import RosLink
 from .remote_server_node import TlsParams
-from .remote_wire import Answer, Ask, WireError, decode_answer, encode, fields_of, message_of
+from .remote_wire import AGAIN, Answer, Ask, WireError, decode_answer, encode, fields_of, message_of
 from .scheduling_node import Scheduling
-
-AGAIN = 'again:'  # begins a refusal of the owner that goes away by asking again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +366,8 @@ class RemoteNode(LogicalBatteryNode):
 
     def _on_answer(self, request: Pending, answer: Answer | None) -> None:
         if answer is None or answer.error.startswith(AGAIN):
-            self._outbox.failed(request, self.clock.now(), 'no answer' if answer is None else answer.error)
+            trouble = 'no answer' if answer is None else answer.error.removeprefix(AGAIN).lstrip()
+            self._outbox.failed(request, self.clock.now(), trouble)
         else:
             self._outbox.answered(request, None if answer.error else answer.body, answer.error)
 

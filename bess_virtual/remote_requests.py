@@ -14,6 +14,7 @@ from math import inf
 from typing import Any
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 1.0
+RUNNING = ('schedule_set_power', 'schedule_set_current')  # what these ask for goes on when nobody asks any more
 
 
 @dataclass
@@ -79,9 +80,22 @@ class Outbox:
         request.retry = min(2.0 * request.retry, RETRY_MAX_S)
 
     def answered(self, request: Pending, body: dict[str, Any] | None, error: str) -> None:
-        """The answer, or a refusal of the owner. A late answer to a request that was given up changes nothing."""
+        """The answer, or a refusal of the owner. A late answer to a request that was given up changes nothing.
+
+        A refusal speaks of one try: an earlier one may have got through, so the request is withdrawn then.
+        """
         if self._pending.pop(request.id, None) is request:
+            if body is None and request.tries > 1:
+                self._withdraw_later(request)
             request.done(body, error)
+
+    def _withdraw_later(self, request: Pending) -> bool:
+        """Have it withdrawn if it is of a kind that would go on to run."""
+        if request.op not in RUNNING:
+            return False
+        self._withdraw[request.id] = None
+        self.changed = True
+        return True
 
     def expire(self, now: float) -> None:
         """Give up what is past its deadline."""
@@ -89,9 +103,7 @@ class Outbox:
             del self._pending[request.id]
             why = request.trouble or 'no answer'
             waited = f'given up after {request.deadline - request.asked:g} s ({why})'
-            if request.tries and request.op in ('schedule_set_power', 'schedule_set_current'):
-                self._withdraw[request.id] = None
-                self.changed = True
+            if request.tries and self._withdraw_later(request):
                 waited += '; should the owner have accepted it, it is withdrawn as soon as the link is back'
             elif request.tries:
                 waited += '; the owner may have acted on it'
@@ -100,11 +112,10 @@ class Outbox:
     def take_back(self, request_id: str) -> None:
         """The caller does not want this request any more: it is not sent again, and withdrawn if it was sent."""
         request = self._pending.get(request_id)
-        if request is not None and request.op in ('schedule_set_power', 'schedule_set_current'):
+        if request is not None and request.op in RUNNING:
             del self._pending[request_id]
             if request.tries:
-                self._withdraw[request_id] = None
-                self.changed = True
+                self._withdraw_later(request)
             request.done(None, 'withdrawn by the one who made it')
 
     def withdrawn(self, ids: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from bess_core.values import Severity
 from .remote_access import ORDERS, Access, Remembered, lateness
 from .remote_door_node import Done, Door
 from .remote_link import LinkServer, Tls
-from .remote_wire import Answer, Ask, WireError, decode_ask, encode, fields_of
+from .remote_wire import AGAIN, Answer, Ask, WireError, decode_ask, encode, fields_of
 
 TICK_S = 0.1
 READ_S = 2.0  # how long a question that changes nothing may take
@@ -152,7 +152,7 @@ class RemoteServerNode(BessNode):
 
     def _too_late(self, ask: Ask, now: float) -> str:
         if ask.boot != self._boot:
-            return 'again: the owner was started anew, its clock begins afresh'
+            return f'{AGAIN} the owner was started anew, its clock begins afresh'
         return lateness(now, min(ask.given, now), ask.within)
 
     @staticmethod

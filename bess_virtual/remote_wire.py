@@ -17,6 +17,8 @@ from math import inf, isfinite, nan
 from typing import Any
 
 VERSION = 1
+#: Begins an error that goes away by asking again, or that leaves open what became of the question.
+AGAIN = 'again:'
 MAX_BYTES = 256 * 1024  # of one envelope
 MAX_ITEMS = 20_000  # of one sequence
 MAX_TEXT = 4096  # characters of one string inside a message

@@ -15,6 +15,7 @@ from remote_site import CELL, Client, Owner, Wire, make_pki
 from ros_domain import claim_domain
 
 from bess.msg import BatteryStatus, PowerSetpoint
+from bess.srv import ScheduleSetPower
 from bess_core import certs, qos
 from bess_core.convert import battery_to_msg
 from bess_core.params import ParameterError, build
@@ -192,8 +193,6 @@ def test_link_lost_schedules_run_on_leases_end_and_the_age_shows(graph: Any, pki
 
 def test_requests_made_while_the_link_is_down_are_kept_until_their_deadline(
         graph: Any, pki: Path, wire: list[Wire]) -> None:
-    from bess.srv import ScheduleSetPower
-
     owner = Owner(graph, pki, {'alice': ALL})
     wire.append(Wire(owner.port))
     far = Client.over_tls(graph, pki, 'alice', wire[0].port, request_timeout=8.0).wait_up()
@@ -251,6 +250,25 @@ def test_what_was_given_up_does_not_run_when_the_owner_gets_to_it_later(graph: A
     assert other.accepted, other.message  # it came behind the other one
     assert [e.value for e in owner.list()] == [-10.0]
     assert all(o.power == 0.0 for o in owner.cell.orders)
+
+
+@pytest.mark.parametrize('way', ['tls', 'ros'])
+def test_an_owner_that_takes_longer_than_one_try_is_asked_again(graph: Any, pki: Path, way: str) -> None:
+    """Silence of the owner's battery leaves open what becomes of a request: it is no refusal."""
+    owner = Owner(graph, pki, {'alice': ALL})
+    far = (Client.over_tls(graph, pki, 'alice', owner.port, request_timeout=10.0) if way == 'tls'
+           else Client(graph, 'site_ros', topic='/site/house', request_timeout=10.0)).wait_up()
+    client = graph.peer.create_client(ScheduleSetPower, f'/{far.site}/far/schedule_set_power')
+    graph.wait(client.service_is_ready, 'service')
+    leave: list[Any] = []
+    assert owner.battery.scheduling.turns.enter(leave.append)
+    answer = client.call_async(far.request(-300.0, 60.0, 120.0, request_id='slow'))
+    graph.wait(lambda: answer.done() or any(p.tries > 1 for p in far.node._outbox._pending.values()), 'a second try')
+    assert not answer.done()
+    leave[0]()
+    graph.wait(answer.done, 'the answer')
+    assert answer.result().accepted, answer.result().message
+    assert [e.value for e in owner.list()] == [-300.0], 'once'
 
 
 def test_the_owner_is_started_anew(graph: Any, pki: Path) -> None:

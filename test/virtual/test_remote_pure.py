@@ -177,6 +177,20 @@ def test_a_request_is_sent_again_until_it_is_answered_or_too_late() -> None:
     box.answered(next(iter(box.due(6.0)), request), {}, '')
 
 
+@pytest.mark.parametrize(('tries', 'withdrawn'), [(1, []), (2, ['a'])])
+def test_a_refusal_says_nothing_of_an_earlier_try(tries: int, withdrawn: list[str]) -> None:
+    done: list[Any] = []
+    box = Outbox()
+    request = pending(done)
+    box.add(request)
+    for k in range(tries):
+        box.sent(request)
+        if k < tries - 1:
+            box.failed(request, 0.0, 'no answer')
+    box.answered(request, None, 'not offered at present')
+    assert done == [(None, 'not offered at present')] and box.to_withdraw == withdrawn
+
+
 def test_what_was_never_sent_needs_no_withdrawal() -> None:
     done: list[Any] = []
     box = Outbox(['old'])
