@@ -20,12 +20,11 @@ run: setup
 browser:
 	@sh tools/ensure_browser.sh
 
-# Whole sites and crowds run in real time: they have the machine to themselves. The rest comes before them, in three
-# processes on two cores, since tests of nodes and devices wait half of their time.
+# Whole sites and crowds run in real time: they have the machine to themselves, after the rest, which runs on two cores.
 ALONE := test/site test/launch test/drivers/test_big_site.py test/virtual/test_crowd.py
 test: setup browser
 	@rc=0; \
-	$(PY) -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%) || rc=1; \
+	$(PY) -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) || rc=1; \
 	$(PY) -m pytest $(ALONE) || rc=1; exit $$rc
 
 lint: setup

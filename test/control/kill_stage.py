@@ -141,6 +141,7 @@ class Stage:
         self.pid = 0
         self.broken: Exception | None = None  # in what is played
         self.closed = False  # contactors of bms2
+        self._looking: dict[str, Any] = {}  # clients that are kept
         self.readings = dict.fromkeys(('bat', 'bat2', 'bat4', 'bms', 'bms2', 'bms3'), READING)
         self.book = ProposalBook()
         self.gates = {n: Gate(GateParams(), n) for n in ('bat', 'bat2', 'bat4')}
@@ -344,6 +345,19 @@ class Stage:
     def call(self, kind: Any, service: str, request: Any = None, node: str = '') -> Any:
         """A service of the node, or of another."""
         return self.graph.call(kind, f'{node or self.name}/{service}', request, START_S)
+
+    def look(self, kind: Any, service: str) -> Any:
+        """A service that only tells something. It may be asked again: a process that has just started can answer
+        before it has discovered who asked, and such an answer is lost."""
+        client = self._looking.get(service) or self._looking.setdefault(
+            service, self.graph.peer.create_client(kind, f'{self.name}/{service}'))
+        self.wait(client.service_is_ready, f'service {service}', START_S)
+        for _ in range(3):
+            future = client.call_async(kind.Request())
+            if self.graph.runtime.spin_until(future.done, START_S / 3.0):
+                return future.result()
+            client.remove_pending_request(future)
+        raise AssertionError(f'{self.name}/{service} does not answer')
 
     def at_rest(self) -> bool:
         """No power, no output on, no proposal of the node that still counts."""

@@ -169,7 +169,7 @@ def store(stage: Stage, state: str) -> Iterator[None]:
         assert answer.accepted, answer.message
 
     def now() -> str:
-        return str(stage.call(GetStorageState, 'get_storage_state').status.name)
+        return str(stage.look(GetStorageState, 'get_storage_state').status.name)
 
     if state != 'STOPPED':
         command('start')

@@ -32,6 +32,16 @@ def test_who_only_records_stands_back() -> None:
     assert session == (priority.OTHERS if priority.AUTOGROUP.exists() else 0)
 
 
+@pytest.mark.skipif(not priority.AUTOGROUP.exists(), reason='sessions do not compete on this system')
+def test_a_session_that_is_shared_is_left_alone() -> None:
+    code = CODE.format('', False)
+    shell = [sys.executable, '-c',
+             f'import subprocess, sys; subprocess.run([sys.executable, "-c", {code!r}], check=True)']
+    done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True, check=True, timeout=60)
+    before, after, session = map(int, done.stdout.split())
+    assert after == max(before, priority.OTHERS) and session == 0
+
+
 def test_who_acts_goes_ahead_where_that_is_allowed() -> None:
     try:
         subprocess.run(['nice', '-n', '-1', 'true'], check=True, capture_output=True, timeout=60)
@@ -65,6 +75,7 @@ def nice_of_this(monkeypatch: pytest.MonkeyPatch, group: Group) -> None:
     monkeypatch.setattr(priority, 'AUTOGROUP', group)
     monkeypatch.setattr(priority, 'AGAIN_S', 0.0)
     monkeypatch.setattr(os, 'setpriority', lambda *_: None)
+    monkeypatch.setattr(os, 'getsid', lambda _: os.getpid())
 
 
 def test_a_system_that_is_asked_too_often_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
