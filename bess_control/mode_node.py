@@ -14,11 +14,10 @@ import threading
 from array import array
 from dataclasses import dataclass
 from functools import cache, partial
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from typing import Any, ClassVar
 
 from std_msgs.msg import Bool
-from std_srvs.srv import SetBool
 
 from bess.msg import (
     BatteryStatus,
@@ -26,7 +25,6 @@ from bess.msg import (
     IoStatus,
     MeterStatus,
     ModeState,
-    OutputSetpoint,
     PowerProposal,
     PowerSetpoint,
 )
@@ -34,20 +32,20 @@ from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
 from bess_core.convert import battery_from_msg, converter_from_msg, meter_from_msg, set_stamp, site_time
+from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
-from bess_core.values import BatteryReading, Quality, Severity
+from bess_core.values import BatteryReading, Severity
 
 from .load_estimate import without
+from .mode_outputs import ModeOutputs
 from .modes.base import Signal, View
 from .proposals import Proposal
 
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
 STATE_S = 1.0  # the state is told again after so long, so that its values stay fresh
-OUTPUT_LEASE_S = 5.0  # lease of an output of an I/O module; renewed in turn, one per module and look
-FORM_AGAIN_S = 1.0  # time between two orders to form (or follow) the grid while the converter does not
 WITHDRAWN_S = 0.5  # lease of the last word of a mode: longer than a busy machine may take to deliver it
 
 
@@ -83,8 +81,6 @@ class ModeNode(BessNode):
         self._decide = getattr(self._mode, 'decide', None)
         self._view = View(now=self.clock.now(), battery=BatteryReading())
         self._others = dict.fromkeys(p.others, 0.0)  # W
-        self._form_client: Any = None
-        self._form_at, self._form_asking = -1e9, False
         self._told: tuple[float, tuple[str, str, str]] = (-1e9, ('', '', ''))
         self._job: threading.Thread | None = None
         self._sound_at = self.clock.now()
@@ -92,8 +88,7 @@ class ModeNode(BessNode):
         self._file = self.ctx.state_dir / 'modes' / f'{self.get_name()}.json'
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
         self._state = self.create_publisher(ModeState, '~/state', qos.STATE)
-        self._outputs: dict[str, tuple[Any, bool | None]] = {}
-        self._sent_outputs: dict[str, tuple[bool | None, float, int]] = {}  # value, when, sequence
+        self._outputs = ModeOutputs(self, getattr(p, 'converter', ''))
         self._message = PowerProposal()  # refilled for every proposal
         self._offered: list[Any] = []
         self._own: list[Any] = []
@@ -155,11 +150,7 @@ class ModeNode(BessNode):
             self.destroy_service(service)
         self._own, self._offered = [], []
         if hasattr(self, '_proposals'):
-            for publisher, _ in self._outputs.values():
-                self.destroy_publisher(publisher)
-            if self._form_client is not None:
-                self.destroy_client(self._form_client)
-                self._form_client = None
+            self._outputs.close()
             self.destroy_publisher(self._proposals)
             self.destroy_publisher(self._state)
             del self._proposals
@@ -236,8 +227,18 @@ class ModeNode(BessNode):
         return response
 
     def _on_adopt(self, request: AdoptCurve.Request, response: AdoptCurve.Response) -> AdoptCurve.Response:
-        response.accepted, response.message = self._mode.adopt(
-            list(request.x), list(request.y), request.response_time, request.reversion_time, self.clock.now())
+        mode, before = self._mode, self._mode.save()
+        response.accepted, response.message = mode.adopt(
+            list(request.x), list(request.y), request.response_time, request.reversion_time, self.clock.now(),
+            self.clock.wall())
+        if response.accepted:
+            self.log.info('curve', what=response.message)
+            try:
+                self._save()
+            except OSError as error:
+                mode.adopt([], [], nan, nan, self.clock.now(), self.clock.wall())
+                mode.restore(before)
+                response.accepted, response.message = False, f'the curve could not be saved: {error}'
         return response
 
     # -- what it does ------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ class ModeNode(BessNode):
         self.set_fault(now - self._sound_at > PROBLEM_S, 'mode.input', Severity.WARNING, problem)
         self.after_step(view)
         self._tell_state()
-        self._drive_forming(getattr(mode, 'form_grid', None), now)
+        self._outputs.form(getattr(mode, 'form_grid', None), view.converter, now)
         if getattr(mode, 'dirty', False):
             mode.dirty = False
             self._save()
@@ -314,68 +315,13 @@ class ModeNode(BessNode):
             set_stamp(message.header.stamp, self.clock, now)
             self._state.publish(message)
         if not off:
-            self._drive_outputs(getattr(mode, 'outputs', {}), due, now)
-
-    def _drive_outputs(self, outputs: dict[str, bool], due: bool, now: float) -> None:
-        """`module:output` are leased orders to an I/O module, other names topics of std_msgs/Bool."""
-        waiting: dict[str, list[tuple[bool, float, str]]] = {}
-        for name, value in outputs.items():
-            module, colon, _ = name.partition(':')
-            kind, topic = (OutputSetpoint, f'{module}/output') if colon else (Bool, name)
-            publisher, last = self._outputs.get(name, (None, None))
-            if publisher is None:
-                publisher = self.create_publisher(kind, self.ctx.topic(topic), qos.SETPOINT if colon else qos.STATE)
-            if colon:
-                sent, at, _ = self._sent_outputs.get(name, (None, -1e9, 0))
-                waiting.setdefault(module, []).append((sent is value, at, name))
-            elif due or value is not last:
-                publisher.publish(Bool(data=bool(value)))
-            self._outputs[name] = (publisher, value)
-        for entries in waiting.values():
-            # A module keeps the newest order only: one at a time, changed ones first, then the oldest.
-            same, at, name = min(entries)
-            if same and now - at < 0.2 * OUTPUT_LEASE_S:
-                continue
-            publisher, wanted = self._outputs[name]
-            sequence = self._sent_outputs.get(name, (None, 0.0, 0))[2] + 1
-            message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if wanted else 0.0, lease=OUTPUT_LEASE_S,
-                                     source=self.get_name(), sequence=sequence)
-            set_stamp(message.header.stamp, self.clock, now)
-            publisher.publish(message)
-            self._sent_outputs[name] = (wanted, now, sequence)
-
-    def _drive_forming(self, wanted: bool | None, now: float) -> None:
-        """Ask the converter until it measures what is wanted; None = the mode has nothing to say."""
-        converter = self._view.converter
-        if wanted is None or converter is None or self._form_asking or now - self._form_at < FORM_AGAIN_S:
-            return
-        if converter.quality is Quality.OK and converter.grid_forming is wanted:
-            self.clear_fault('mode.grid_forming')
-            return
-        self._form_at = now
-        if self._form_client is None:
-            self._form_client = self.create_client(SetBool, self.ctx.topic(f'{self.params.converter}/set_grid_forming'))
-        if not self._form_client.service_is_ready():
-            self.raise_fault('mode.grid_forming', Severity.ERROR,
-                             f'{self.params.converter} takes no order to form the grid')
-            return
-        self._form_asking = True
-        self._form_client.call_async(SetBool.Request(data=wanted)).add_done_callback(self._on_forming)
-
-    def _on_forming(self, future: Any) -> None:
-        self._form_asking = False
-        error = future.exception()
-        refused = str(error) if error is not None else '' if future.result().success else future.result().message
-        if self._form_client is not None:
-            self.set_fault(bool(refused), 'mode.grid_forming', Severity.ERROR, f'{self.params.converter}: {refused}')
+            self._outputs.drive(getattr(mode, 'outputs', {}), due, now)
 
     # -- what survives a restart -------------------------------------------------------------------
 
     def _save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix('.tmp')
-        temporary.write_text(json.dumps(self._mode.save()))
-        temporary.replace(self._file)
+        replace_file(self._file, json.dumps(self._mode.save()))
 
     def _restore(self) -> None:
         if not hasattr(self._mode, 'restore') or not self._file.exists():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bess_control.site_state import Transition
+from bess_core.files import replace_file
 
 KEEP = 5000
 
@@ -58,7 +59,5 @@ class SiteJournal:
 
     def _shorten(self) -> None:
         kept = list(self.read())[-self.keep:]
-        temporary = self.file.with_suffix('.tmp')
-        temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-        temporary.replace(self.file)
+        replace_file(self.file, ''.join(json.dumps(r) + '\n' for r in kept))
         self._lines = len(kept)

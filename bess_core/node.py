@@ -27,6 +27,7 @@ from . import cdr, log, params, qos
 from .context import NodeContext
 from .convert import set_wall, wall_stamp
 from .faults import FaultEvent, FaultRegistry
+from .files import replace_file
 from .ticker import Handle, Tick
 from .values import Alarm, Severity
 
@@ -233,11 +234,9 @@ class BessNode(LifecycleNode):
     # -- inside ----------------------------------------------------------------------------------
 
     def _save_faults(self) -> None:
-        temporary = self._fault_file.with_suffix('.tmp')
         try:
             self._fault_file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.faults.to_dict()))
-            temporary.replace(self._fault_file)
+            replace_file(self._fault_file, json.dumps(self.faults.to_dict()))
         except OSError as error:  # a full disk must not stop a node, least of all while it reports a fault
             if not self._unsaved:
                 self._unsaved = True

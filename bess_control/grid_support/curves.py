@@ -14,6 +14,7 @@ from itertools import pairwise
 from math import inf, isfinite, isnan, sqrt
 
 MOST_POINTS = 20
+MOST_CHANGE = 2.0  # pu of rated power, from full charging to full discharging
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ class ActiveCurve:
     """The curve in force: the configured one, or one that was adopted and perhaps reverts by itself."""
 
     def __init__(self, configured: Curve, y_limit: float, falling: bool) -> None:
-        self._configured, self._limit, self._falling = configured, y_limit, falling
-        self._adopted: Curve | None = None
+        self.configured, self._limit, self._falling = configured, y_limit, falling
+        self.adopted: Curve | None = None
         self._until = inf
 
     def adopt(self, x: Sequence[float], y: Sequence[float], reversion_s: float, now: float) -> str:
         """Check and take a curve (x empty = the configured one); "" or why the active one stays."""
         if not x and not y:
-            self._adopted, self._until = None, inf
+            self.adopted, self._until = None, inf
             return ''
         if reversion_s == inf or reversion_s < 0.0:
             return f'reversion time is {reversion_s} s'
@@ -104,14 +105,20 @@ class ActiveCurve:
             curve = Curve.of(x, y, self._limit, self._falling)
         except ValueError as error:
             return str(error)
-        self._adopted, self._until = curve, now + reversion_s if reversion_s > 0.0 else inf
+        self.adopted, self._until = curve, now + reversion_s if reversion_s > 0.0 else inf
         return ''
+
+    def revert(self, now: float) -> bool:
+        """Back to the configured curve when its time has come; whether that happened now."""
+        due = self.adopted is not None and now >= self._until
+        if due:
+            self.adopted, self._until = None, inf
+        return due
 
     def curve(self, now: float) -> Curve:
         """The curve in force."""
-        if self._adopted is not None and now >= self._until:
-            self._adopted, self._until = None, inf
-        return self._adopted or self._configured
+        self.revert(now)
+        return self.adopted or self.configured
 
     def remaining(self, now: float) -> float:
         """s until reversion; inf without."""
@@ -145,13 +152,16 @@ class Droop:
     k_over: float = 0.05
     k_under: float = 0.05
 
-    def deviation(self, frequency: float) -> float:
-        """Change of injected power in pu of rated that a frequency asks for; 0 inside the dead band."""
-        over = frequency - (self.nominal + self.db_over)
-        under = (self.nominal - self.db_under) - frequency
-        if over > 0.0:
-            return -over / (self.nominal * self.k_over)
-        return under / (self.nominal * self.k_under) if under > 0.0 else 0.0
+    def curve(self) -> Curve:
+        """Change of injected power (pu of rated) by deviation from nominal (Hz): 0 inside the dead band, at most
+        `MOST_CHANGE`, which leads from full charging to full discharging."""
+        points = {-self.db_under: 0.0, self.db_over: 0.0}
+        if not self.db_under and not self.db_over:
+            points = {0.0: 0.0}
+        points[-self.db_under - MOST_CHANGE * self.k_under * self.nominal] = MOST_CHANGE
+        points[self.db_over + MOST_CHANGE * self.k_over * self.nominal] = -MOST_CHANGE
+        x = sorted(points)
+        return Curve.of(x, [points[v] for v in x], MOST_CHANGE, falling=True)
 
 
 def power_factor_q(power: float, factor: float) -> float:

@@ -6,131 +6,23 @@ decides. Limits of active power (volt-watt, frequency-watt) stand above everythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import isnan, nan
 from typing import ClassVar
 
-from bess_control.grid_support.curves import ActiveCurve, Curve, Droop, Reference, Response, power_factor_q
+from bess_control.grid_support.base import GridSupport, GridSupportParams
+from bess_control.grid_support.curves import (
+    MOST_CHANGE,
+    Curve,
+    Droop,
+    Reference,
+    power_factor_q,
+)
 from bess_control.load_estimate import clamp
-from bess_control.modes.base import BoundParams, ModeBase, View
+from bess_control.modes.base import View
 from bess_control.proposals import Proposal
 from bess_control.words import magnitude
 from bess_core.params import param
-from bess_core.values import Quality
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridSupportParams(BoundParams):
-    """Parameters of all grid support functions."""
-
-    rated_power: float = param(unit='W', doc='rated active power: 1 pu', low=1.0, high=1e9)
-    rated_apparent_power: float = param(
-        0.0, 'VA', 'rated apparent power: 1 pu of reactive power; 0 = as rated_power', low=0.0, high=1e9)
-    max_age_s: float = param(3.0, 's', 'age of the reading up to which it is used', low=0.1, high=60.0)
-    hold_s: float = param(
-        10.0, 's', 'how long the last answer is kept when the measurement is lost; then the function is neutral',
-        low=0.0, high=3600.0)
-    priority: int = param(230, '', 'Priority of the proposals.', low=0, high=255)
-
-    @property
-    def rated_va(self) -> float:
-        """1 pu of apparent power in VA."""
-        return self.rated_apparent_power or self.rated_power
-
-
-class GridSupport(ModeBase):
-    """What the functions share: the measured value, the response, the answer while it is lost."""
-
-    needs_meter: ClassVar[bool] = True
-    y_limit: ClassVar[float] = 1.0
-    falling: ClassVar[bool] = False
-
-    params: GridSupportParams
-
-    def __init__(self, params: GridSupportParams, source: str = '', battery: str = '', meter: str = '') -> None:
-        super().__init__(params, source, battery, meter)
-        self.response = Response(getattr(params, 'response_s', 0.0))
-        text = getattr(params, 'curve', '')
-        self.active = ActiveCurve(Curve.parse(text, self.y_limit, self.falling), self.y_limit,
-                                  self.falling) if text else None
-        self._seen_at = -inf
-        self._last: Proposal | None = None
-
-    def reset(self) -> None:
-        """See `ModeBase`."""
-        self.response.reset()
-        self._last = None
-
-    def adopt(self, x: Sequence[float], y: Sequence[float], response_s: float, reversion_s: float,
-              now: float) -> tuple[bool, str]:
-        """Another curve (`srv/AdoptCurve.srv`). Returns (accepted, message)."""
-        if self.active is None:
-            return False, 'this function has no curve'
-        if not isnan(response_s) and not 0.0 <= response_s <= 600.0:
-            return False, f'response time is {response_s} s, allowed 0 to 600 s'
-        refused = self.active.adopt(x, y, 0.0 if isnan(reversion_s) else reversion_s, now)
-        if refused:
-            return False, refused
-        self.response.time_s = response_s if not isnan(response_s) else getattr(self.params, 'response_s', 0.0)
-        left = self.active.remaining(now)
-        return True, 'adopted' + (f', reverts in {left:.0f} s' if left < inf else '')
-
-    def measured(self, view: View) -> float:
-        """The quantity that the function looks at; NaN unknown."""
-        raise NotImplementedError
-
-    def answer(self, value: float, view: View) -> Proposal:
-        """What follows from it."""
-        raise NotImplementedError
-
-    def decide(self, view: View) -> Proposal | None:
-        """See `ModeBase`."""
-        value = self.measured(view)
-        if isfinite(value):
-            self.problem, self._seen_at = '', view.now
-            self._last = self.answer(value, view)
-            return self._last
-        self.problem = f'{self.what} is not measured'
-        if self._last is not None and view.now - self._seen_at <= self.params.hold_s:
-            p = self._last
-            return self.propose(view, p.preferred_power, low=p.min_power, high=p.max_power,
-                                reactive=p.preferred_reactive_power, reason=f'{self.problem}, last answer held')
-        self.response.reset()
-        self._last = None
-        return self.propose(view, reactive=0.0 if self.reactive else nan, reason=f'{self.problem}: neutral')
-
-    what: ClassVar[str] = 'the quantity'
-    reactive: ClassVar[bool] = False
-
-    def _curve(self, now: float) -> Curve:
-        assert self.active is not None
-        return self.active.curve(now)
-
-    def _meter_ok(self, view: View) -> bool:
-        m = view.meter
-        return m is not None and m.quality is Quality.OK and -1.0 <= view.now - m.time <= self.params.max_age_s
-
-    def _voltage(self, view: View, nominal: float, highest: bool = False) -> float:
-        """Voltage in pu: mean of the measured phases, or the highest."""
-        if not self._meter_ok(view) or view.meter is None:
-            return nan
-        known = [v for v in view.meter.voltage if isfinite(v) and v > 0.0]
-        if not known:
-            return nan
-        return (max(known) if highest else sum(known) / len(known)) / nominal
-
-    def _power(self, view: View) -> float:
-        """Active power of the battery in pu of rated, + = injection."""
-        power = view.granted if view.granted is not None and isfinite(view.granted) else view.battery.power
-        return -power / self.params.rated_power if isfinite(power) else nan
-
-    def _say_q(self, view: View, q: float, reason: str) -> Proposal:
-        """`q` in pu, + = injection: the passive sign is the other one."""
-        self.values['reactive_power_var'] = -q * self.params.rated_va
-        kind = 'injecting' if q > 0.0 else 'absorbing'
-        text = f'{kind} {abs(q) * self.params.rated_va:.0f} var' if q else '0 var'
-        return self.propose(view, reactive=-q * self.params.rated_va, reason=f'{reason}: {text}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +195,8 @@ class FrequencyWatt(GridSupport):
     """
 
     Params: ClassVar[type] = FrequencyWattParams
+    y_limit: ClassVar[float] = MOST_CHANGE
+    falling: ClassVar[bool] = True
     what: ClassVar[str] = 'frequency'
 
     params: FrequencyWattParams
@@ -310,8 +204,12 @@ class FrequencyWatt(GridSupport):
     def __init__(self, params: FrequencyWattParams, source: str = 'frequency_watt', battery: str = '',
                  meter: str = '') -> None:
         super().__init__(params, source, battery, meter)
-        self._droop = Droop(params.nominal_frequency, params.db_over, params.db_under, params.k_over, params.k_under)
         self._before: float | None = None  # pu, + = injection
+
+    def configured(self) -> Curve:
+        """Change of power by deviation from nominal."""
+        p = self.params
+        return Droop(p.nominal_frequency, p.db_over, p.db_under, p.k_over, p.k_under).curve()
 
     def reset(self) -> None:
         """See `ModeBase`."""
@@ -326,7 +224,8 @@ class FrequencyWatt(GridSupport):
 
     def answer(self, value: float, view: View) -> Proposal:
         """A bound around the power before the event."""
-        p, wanted = self.params, self._droop.deviation(value)
+        p = self.params
+        wanted = self._curve(view.now).at(value - p.nominal_frequency)
         if wanted != 0.0 and self._before is None:
             power = self._power(view)
             self._before = 0.0 if isnan(power) else clamp(power, -1.0, 1.0)

@@ -17,6 +17,7 @@ from bess.srv import AcknowledgeFault, TriggerEmergencyStop
 from bess_core import qos
 from bess_core.convert import stamp, wall_stamp
 from bess_core.faults import FaultRecord
+from bess_core.files import replace_file
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -221,11 +222,9 @@ class FaultManagerNode(BessNode):
         self._events.publish(event)
 
     def _save(self) -> None:
-        temporary = self._file.with_suffix('.tmp')
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._book.to_dict()), encoding='utf-8')
-            temporary.replace(self._file)
+            replace_file(self._file, json.dumps(self._book.to_dict()))
         except OSError as error:
             self.log.error('acknowledgements cannot be saved', error=str(error))
 

@@ -20,6 +20,7 @@ from bess_core import params, qos, site_changes
 from bess_core import site as site_module
 from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg, wall_stamp
+from bess_core.files import replace_file
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -142,11 +143,9 @@ class SystemNode(BessNode):
         return message
 
     def _save(self) -> None:
-        temporary = self._file.with_suffix('.tmp')
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._record.to_dict()), encoding='utf-8')
-            temporary.replace(self._file)
+            replace_file(self._file, json.dumps(self._record.to_dict()))
             self.clear_fault('system.save')
         except OSError as error:
             self.raise_fault('system.save', Severity.WARNING, f'{self._file} cannot be written: {error}')

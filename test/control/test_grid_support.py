@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_power_factor() -> None:
 @pytest.mark.parametrize('frequency, change', [
     (50.0, 0.0), (50.036, 0.0), (49.964, 0.0), (50.536, -0.2), (49.464, 0.2), (51.0, -0.3856), (52.536, -1.0)])
 def test_droop(frequency: float, change: float) -> None:
-    assert Droop().deviation(frequency) == pytest.approx(change, abs=1e-4)
+    assert Droop().curve().at(frequency - 50.0) == pytest.approx(change, abs=1e-4)
 
 
 def test_frequency_watt_keeps_the_power_before_the_event_as_its_base() -> None:
@@ -148,6 +149,77 @@ def test_a_lost_measurement_holds_the_answer_for_a_while(cls: Any, good: dict, n
     assert isfinite(mode.decide(view(13.0, **good)).lease) and mode.problem == ''
 
 
+VOLTS, RISE, OTHER = [0.9, 1.1], [0.3, -0.3], [0.2, -0.2]
+
+
+def after_restart(mode: Any, **params: Any) -> Any:
+    """The function in a new process, which has what the old one stored."""
+    new = make(type(mode), response_s=0.0, **params)
+    new.restore(json.loads(json.dumps(mode.save())))
+    return new
+
+
+def test_an_adopted_curve_survives_a_restart_and_still_reverts() -> None:
+    mode = make(VoltVar, response_s=0.0)
+    assert mode.save() == {}
+    accepted, message = mode.adopt(VOLTS, RISE, 7.0, 60.0, 100.0, 1e6)
+    assert accepted and message == 'adopted, reverts in 60 s'
+    # Another process, with another site clock: 20 s of the 60 are over.
+    new = after_restart(mode)
+    assert after_restart(new).save() == mode.save(), 'killed before it has looked once'
+    low = volts(0.9)
+    assert new.decide(view(5.0, at=1e6 + 20.0, **low)).preferred_reactive_power == pytest.approx(-3000.0)
+    assert (new.response.time_s, new.values['adopted'], new.dirty) == (7.0, 1.0, False)
+    assert new.save()['reverts_at'] == pytest.approx(1e6 + 60.0)
+    new.decide(view(44.9, at=1e6 + 59.9, **low))
+    assert new.values['adopted'] == 1.0
+    new.decide(view(45.0, at=1e6 + 60.0, **low))
+    assert (new.values['adopted'], new.response.time_s, new.dirty, new.save()) == (0.0, 0.0, True, {})
+    # Over while no process was there; not taken up again, and the file says so from then on.
+    late = after_restart(mode)
+    assert late.decide(view(0.0, at=1e6 + 61.0, **low)).preferred_reactive_power == pytest.approx(-4400.0)
+    assert (late.values['adopted'], late.dirty, late.save()) == (0.0, True, {})
+    # Without reversion it stays, until somebody goes back.
+    mode.adopt(VOLTS, OTHER, nan, 0.0, 200.0, 1e6)
+    stays = after_restart(mode)
+    stays.decide(view(0.0, at=9e9, **low))
+    assert (stays.values['adopted'], stays.response.time_s) == (1.0, 0.0)
+    assert stays.adopt([], [], nan, nan, 1.0, 9e9) == (True, 'back to the configured curve') and stays.save() == {}
+
+
+@pytest.mark.parametrize('damage', [
+    {'x': [1.1, 0.9]}, {'y': [-0.3, 0.3]}, {'y': [5.0, -5.0]}, {'x': ['a', 'b']}, {'reverts_at': nan},
+    {'response': -1.0}, {'response': 'soon'}, {'reverts_at': [1]}, {'x': None}])
+def test_a_damaged_record_is_no_curve(damage: dict[str, Any]) -> None:
+    mode = make(VoltVar)
+    mode.adopt(VOLTS, RISE, nan, 60.0, 0.0, 1e6)
+    new = make(VoltVar)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        new.restore({**mode.save(), **damage})
+    new.decide(view(0.0, **volts(1.0)))
+    assert new.values['adopted'] == 0.0 and new.save() == {}
+
+
+def test_a_curve_that_was_configured_since_is_the_later_word() -> None:
+    mode = make(VoltVar)
+    mode.adopt(VOLTS, RISE, nan, 0.0, 0.0, 1e6)
+    assert after_restart(mode).save() == mode.save()
+    assert after_restart(mode, curve='0.9:0.1 1.1:-0.1').save() == {}
+
+
+def test_frequency_watt_adopts_a_curve_of_the_deviation() -> None:
+    mode = make(FrequencyWatt, response_s=0.0)
+    assert 'rises' in mode.adopt([-1.0, 1.0], [-0.5, 0.5], nan, 0.0, 0.0, 1e6)[1]
+    assert mode.adopt([-1.0, -0.5, 0.5, 1.0], [0.5, 0.0, 0.0, -0.5], nan, 10.0, 0.0, 1e6)[0]
+    high = {'grid': 0.0, 'granted': -4000.0}
+    tell(mode, [(1.0, {**high, 'frequency': 50.4}, {'low': -inf, 'state': 'normal'}),
+                (2.0, {**high, 'frequency': 51.0}, {'low': 1000.0, 'state': 'over'}),
+                (10.0, {**high, 'frequency': 50.4}, {'low': -4000.0 + 0.1456 * 10_000.0})])
+    no_dead_band = Droop(db_over=0.0, db_under=0.0).curve()
+    assert no_dead_band.at(0.5) == pytest.approx(-0.2) and no_dead_band.at(-0.5) == pytest.approx(0.2)
+    assert no_dead_band.at(0.0) == 0.0
+
+
 def test_adopting_a_curve_by_service(graph: Any) -> None:
     plant = Plant(graph)
     plant.silent = {'meter'}
@@ -162,3 +234,26 @@ def test_adopting_a_curve_by_service(graph: Any) -> None:
     assert good.accepted and 'reverts' in good.message
     graph.wait(lambda: plant.proposals[-1].preferred_reactive_power == -200.0, 'the adopted one')
     graph.wait(lambda: plant.proposals[-1].preferred_reactive_power == 0.0, 'reverted', 3.0)
+    file = graph.ctx.state_dir / 'modes' / 'wv.json'
+    graph.wait(lambda: json.loads(file.read_text()) == {}, 'the reversion is stored')
+
+    # Another life of the node: what was adopted without an end holds.
+    lasting = AdoptCurve.Request(x=[-1.0, 1.0], y=[0.1, 0.1], response_time=0.0)
+    assert graph.call(AdoptCurve, 'wv/adopt_curve', lasting).accepted
+    graph.remove(node)
+    graph.wait(lambda: plant.proposals[-1].reason == 'mode is off', 'its last word')
+    plant.proposals.clear()
+    again = graph.add(node_type(WattVar), 'wv', {
+        'battery': 'bat', 'rated_power': 1000.0, 'response_s': 0.0, 'period': 0.05})
+    graph.up(again)
+    graph.wait(lambda: plant.proposals, 'speaks')
+    assert plant.proposals[0].preferred_reactive_power == -100.0, 'from its first word on'
+
+    # A disk that takes nothing: what cannot be kept is not adopted.
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text('')
+    refused = graph.call(AdoptCurve, 'wv/adopt_curve', AdoptCurve.Request(x=[-1.0, 1.0], y=[0.3, 0.3]))
+    assert not refused.accepted and 'could not be saved' in refused.message
+    graph.settle(0.2)
+    assert plant.proposals[-1].preferred_reactive_power == -100.0
