@@ -11,15 +11,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import inf, isnan, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
+from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from bess.msg import (
@@ -32,6 +34,7 @@ from bess.msg import (
     Heartbeat,
     InverterStatus,
     MeterStatus,
+    ModeState,
     OutputSetpoint,
     PowerProposal,
     PowerSetpoint,
@@ -49,10 +52,13 @@ from bess_drivers.output_gate import OutputGate, OutputRule
 ACTIVE, INACTIVE = State.PRIMARY_STATE_ACTIVE, State.PRIMARY_STATE_INACTIVE
 RUN = SystemState.RUN
 START_S = 15.0  # until a new process is heard, on a busy machine
+#: A zone in which it is about noon: what depends on the time of day then behaves the same whenever the tests run.
+ZONE = f'Etc/GMT{time.gmtime().tm_hour - 12:+d}'
 SITE = """
 site: {name: site, heartbeat: 0.1}
 nodes:
   meter: {type: carlo_gavazzi, address: "tcp://127.0.0.1:1"}
+  pv: {type: carlo_gavazzi, address: "tcp://127.0.0.1:5"}
   bms: {type: jbd, address: "serial:/dev/null"}
   inv: {type: sunspec_inverter, address: "tcp://127.0.0.1:2", bms: bms}
   bat: {type: unit, bms: bms, converter: inv}
@@ -70,6 +76,25 @@ nodes:
   peak: {type: peak_shaving, battery: bat, meter: meter, import_limit: 500.0}
   local: {type: local_control, battery: bat, meter: meter, heartbeat: false}
   external: {type: external_control, battery: bat, meter: meter}
+  charge: {type: charge_only, battery: bat, meter: meter, charge_power: 800.0}
+  delayed: {type: delayed_charge, battery: bat, target_time: "23:59", time_zone: ZONE}
+  optimized: {type: grid_optimized_charge, battery: bat, meter: meter, target_time: "23:59", time_zone: ZONE}
+  passive: {type: passive, battery: bat, hold_zero: true}
+  deep: {type: limit_total_discharge, battery: bat, min_soc: 0.6, force_charge_soc: 0.1}
+  reserve: {type: emergency_reserve, battery: bat, reserve_soc: 0.6}
+  feed_in: {type: feed_in_limit, battery: bat, meter: meter, max_feed_in: 500.0}
+  contact: {type: load_limit, battery: bat, meter: meter, input: closed, charge_limit: 1000.0}
+  ramp: {type: ramp_rate, battery: bat, meter: meter, ramp_rate: 10.0}
+  smooth: {type: solar_smoothing, battery: bat, meter: meter, pv_meter: pv}
+  match: {type: load_matching, battery: bat, meter: meter, load_meter: pv}
+  cost: {type: cost_saving, battery: bat, meter: meter}
+  backup: {type: backup, battery: bat, meter: meter, switch_output: switch, loads: [kitchen, "pump 0.6"], detect_s: 0.1,
+           switch_timeout_s: 0.2, form_timeout_s: 0.6, observation_s: 0.3, period: 0.05, ramp_power: 1.0e+4}
+  volt_var: {type: volt_var, battery: bat, meter: meter, rated_power: 5000.0, response_s: 0.0}
+  watt_var: {type: watt_var, battery: bat, rated_power: 5000.0, response_s: 0.0, curve: "-1:0.2 1:0.2"}
+  factor: {type: fixed_power_factor, battery: bat, rated_power: 5000.0}
+  volt_watt: {type: volt_watt, battery: bat, meter: meter, rated_power: 5000.0, response_s: 0.0}
+  droop: {type: frequency_watt, battery: bat, meter: meter, rated_power: 5000.0, response_s: 0.0}
   store: {type: storage, battery: bat2, bms: bms2, converter: inv2, period: 0.05, wait_connecting_interval: 0.2}
   site: {type: site, mode: fixed, timeout: 0.6, period: 0.05}
   emergency_stop: {type: emergency_stop}
@@ -97,7 +122,7 @@ class Zygote:
 
     def __init__(self, folder: Path) -> None:
         file = folder / 'site.yaml'
-        file.write_text(SITE)
+        file.write_text(SITE.replace('ZONE', ZONE))
         self._process = subprocess.Popen([sys.executable, str(Path(__file__).with_name('zygote.py')), str(file)],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._line()
@@ -129,11 +154,13 @@ class Stage:
         self.graph, self.zygote, self.name, self.folder = graph, zygote, name, folder
         self.file, self.watchdog = folder / 'site.yaml', folder / 'watchdog'
         self.watchdog.touch()
-        self.file.write_text(SITE.replace('WATCHDOG', str(self.watchdog)))
+        self.file.write_text(SITE.replace('WATCHDOG', str(self.watchdog)).replace('ZONE', ZONE))
         self.roles = {n.name: n.role for n in load(self.file, state=folder).nodes}
         self.silent: set[str] = {name}  # nodes without a heartbeat
         self.lifecycles = {n: INACTIVE if r in DRIVEN else ACTIVE for n, r in self.roles.items()}
         self.state, self.since, self.mode, self.load = SystemState.INIT, None, 'fixed', 0.0
+        self.pv, self.volts, self.hertz, self.closed_contact = 0.0, 230.0, 50.0, False
+        self.switched: dict[str, list[bool]] = {}  # outputs on topics: what the present process said
         self.proposing, self.sequence = nan, 0
         self.asked: list[str] = []  # what the node asked others to do
         self.said: dict[str, Any] = {}  # topic -> last message
@@ -158,7 +185,8 @@ class Stage:
         peer = self.graph.peer
         out, take = peer.create_publisher, peer.create_subscription
         self._batteries = {n: out(BatteryStatus, f'{n}/status', qos.MEASUREMENT) for n in self.readings}
-        self._meter = out(MeterStatus, 'meter/status', qos.MEASUREMENT)
+        self._meters = {n: out(MeterStatus, f'{n}/status', qos.MEASUREMENT) for n in ('meter', 'pv')}
+        self._contact = out(Bool, 'closed', qos.EVENT)
         self._converter = out(InverterStatus, 'inv2/status', qos.MEASUREMENT)
         self._heartbeat = out(Heartbeat, 'heartbeat', qos.EVENT)
         self._proposals = out(PowerProposal, 'proposals', qos.EVENT)
@@ -175,6 +203,9 @@ class Stage:
         for topic, kind in (('emergency_stop', EmergencyStop), ('system_state', SystemState),
                             ('climate/zone_cabinet', ClimateZone)):
             take(kind, topic, partial(self._on_said, topic), qos.STATE)
+        for name in ('switch', 'kitchen', 'pump'):
+            take(Bool, name, partial(self._on_bool, name), qos.STATE)
+        take(ModeState, f'{self.name}/state', partial(self._on_said, 'mode'), qos.STATE)
         if self.name in ('site', 'store'):
             for name, role in self.roles.items():
                 if role in DRIVEN and name != self.name:
@@ -211,8 +242,11 @@ class Stage:
             contactor = reading.contactor if name != 'bms2' else Contactor.CLOSED if self.closed else Contactor.OPEN
             self._batteries[name].publish(battery_to_msg(
                 replace(reading, time=now, newest=now, power=power, contactor=contactor), clock))
-        self._meter.publish(meter_to_msg(MeterReading(
-            time=now, sequence=self.sequence, quality=Quality.OK, active_power=self.load + self.powers['bat']), clock))
+        for name, power in (('meter', self.load + self.powers['bat']), ('pv', self.pv)):
+            self._meters[name].publish(meter_to_msg(MeterReading(
+                time=now, sequence=self.sequence, quality=Quality.OK, active_power=power, voltage=(self.volts,) * 3,
+                frequency=self.hertz), clock))
+        self._contact.publish(Bool(data=self.closed_contact))
         status = InverterStatus(quality=InverterStatus.QUALITY_OK, state=(
             InverterStatus.STATE_RUNNING if self.lifecycles['inv2'] == ACTIVE else InverterStatus.STATE_OFF))
         status.header.stamp = stamp(clock, now)
@@ -261,6 +295,9 @@ class Stage:
     def _on_said(self, topic: str, m: Any) -> None:
         self.said[topic] = m
 
+    def _on_bool(self, name: str, m: Bool) -> None:
+        self.switched.setdefault(name, []).append(m.data)
+
     def _on_heartbeat(self, m: Heartbeat) -> None:
         if m.node == self.name:
             self.heard = (self.graph.clock.now(), m.lifecycle)
@@ -277,8 +314,9 @@ class Stage:
             return
         if abs(m.preferred_power) > 0.0:
             self.asked.append(f'proposes {m.preferred_power:.0f} W')
-        self.book.put(Proposal(m.source, m.battery, m.priority, m.min_power, m.max_power, m.preferred_power, nan,
-                               m.lease, m.reason, site_time(self.graph.clock, m.header.stamp)), self.graph.clock.now())
+        self.book.put(Proposal(
+            m.source, m.battery, m.priority, m.min_power, m.max_power, m.preferred_power, m.preferred_reactive_power,
+            m.lease, m.reason, site_time(self.graph.clock, m.header.stamp)), self.graph.clock.now())
 
     def _on_output(self, m: OutputSetpoint) -> None:
         clock = self.graph.clock
@@ -326,6 +364,7 @@ class Stage:
         self.asked.clear()
         self.heard = (-inf, 0)
         self.said.clear()
+        self.switched.clear()
 
     def end(self) -> None:
         """Without a trace."""
@@ -362,7 +401,8 @@ class Stage:
     def at_rest(self) -> bool:
         """No power, no output on, no proposal of the node that still counts."""
         return (not any(self.powers.values()) and not any(self.on.values())
-                and not any(p.has_preference or p.low > -inf or p.high < inf for p in self.book))
+                and not any(p.has_preference or p.low > -inf or p.high < inf or isfinite(p.preferred_reactive_power)
+                            for p in self.book))
 
     def stays_at_rest(self, seconds: float) -> None:
         """Nothing is asked meanwhile."""

@@ -8,17 +8,20 @@ followed. What holds for all of them (rest within the lease, nothing asked by it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import nan
+from importlib.metadata import entry_points
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_stage import ACTIVE, RUN, Stage, Zygote
+from builtin_interfaces.msg import Time
+from kill_stage import ACTIVE, RUN, SITE, ZONE, Stage, Zygote
 from std_srvs.srv import SetBool, Trigger
 
 from bess.msg import Event, Fault, SystemState
 from bess.srv import (
     AcknowledgeFault,
+    AdoptCurve,
     ForceClimate,
     GetStorageState,
     GetSystemInfo,
@@ -26,11 +29,14 @@ from bess.srv import (
     ResetEmergencyStop,
     RunTest,
     SetPower,
+    SetPrices,
     SleepTimer,
     StorageCommand,
     TriggerEmergencyStop,
 )
-from bess_core import emergency
+from bess_control.proposals import Proposal
+from bess_core import emergency, plugins
+from bess_core.site import load
 
 INIT, SLEEP, MAINTENANCE, ERROR = (
     SystemState.INIT, SystemState.SLEEP, SystemState.MAINTENANCE, SystemState.ERROR)
@@ -70,12 +76,15 @@ def manager_stopped(stage: Stage, state: str) -> Iterator[None]:
     stage.proposing = nan
 
 
-def mode(power: float) -> Case:
+def mode(proposes: Callable[[Proposal], bool], **around: Any) -> Case:
+    """A mode that makes such proposals while the stage is as in `around`."""
     def case(stage: Stage, state: str) -> Iterator[None]:
-        stage.load = 1500.0
+        for name, value in around.items():
+            assert hasattr(stage, name)
+            setattr(stage, name, value)
 
         def works() -> bool:
-            return any(p.preferred_power * power > 0.0 or p.low > 0.0 or p.high < 0.0 for p in stage.book)
+            return any(map(proposes, stage.book))
 
         if state == 'RUN':
             stage.wait(works, 'proposes')
@@ -88,6 +97,97 @@ def mode(power: float) -> Case:
         else:
             stage.stays_at_rest(QUIET_S)
     return case
+
+
+def curve(stage: Stage, state: str) -> Iterator[None]:
+    """Volt-var; in RUN with an adopted curve, which holds for its time whatever happens to the process."""
+    def reactive(value: float) -> bool:
+        return any(p.preferred_reactive_power == pytest.approx(value) for p in stage.book)
+
+    stage.volts = 0.95 * 230.0
+    if state == 'RUN':
+        stage.wait(lambda: reactive(-0.22 * 5000.0), 'the configured curve')
+        request = AdoptCurve.Request(x=[0.9, 1.1], y=[0.4, -0.4], response_time=0.0, reversion_time=60.0)
+        assert stage.call(AdoptCurve, 'adopt_curve', request).accepted
+        stage.wait(lambda: reactive(-0.2 * 5000.0), 'the adopted curve')
+    else:
+        stage.stays_at_rest(QUIET_S)
+    yield
+    if state == 'RUN':
+        stage.drive(True)
+        stage.wait(lambda: reactive(-0.2 * 5000.0), 'the adopted curve still')
+        assert stage.call(AdoptCurve, 'adopt_curve', AdoptCurve.Request(reversion_time=nan, response_time=nan)).accepted
+        stage.wait(lambda: reactive(-0.22 * 5000.0), 'the configured curve')
+    else:
+        stage.stays_at_rest(QUIET_S)
+
+
+def backup(stage: Stage, state: str) -> Iterator[None]:
+    """`island`: the grid is away; `ramping`: it has come back. Otherwise a state of the site."""
+    def now() -> str:
+        return stage.said['mode'].state if 'mode' in stage.said else ''
+
+    def bound() -> bool:
+        return any(p.low > -inf and p.high < inf for p in stage.book)
+
+    away = state in ('island', 'ramping')
+    if away:
+        stage.wait(lambda: now() == 'on_grid', 'looks on')
+        stage.volts = 0.0
+        stage.wait(lambda: now() == 'island' and stage.switched['switch'][-1] is False, 'island')
+        stage.wait(lambda: stage.switched['kitchen'][-1] and not stage.switched['pump'][-1], 'sheds by state of charge')
+    if state == 'ramping':
+        stage.volts = 230.0
+        stage.wait(lambda: now() == 'ramping' and stage.switched['switch'][-1] is True, 'back on the grid')
+    if away:
+        stage.wait(bound, 'bounds the battery')
+    elif state == 'RUN':
+        stage.wait(lambda: now() == 'on_grid', 'looks on')
+        stage.stays_at_rest(QUIET_S)
+    else:
+        stage.stays_at_rest(QUIET_S)
+    yield
+    assert not stage.switched, 'switches before the site activates it'
+    if not away and state != 'RUN':
+        stage.stays_at_rest(QUIET_S)
+        return
+    stage.drive(True)
+    stage.wait(lambda: stage.switched.get('switch') and now() == {'RUN': 'on_grid'}.get(state, state), 'goes on')
+    # The transfer switch stays where it was: closed onto an island, or opened under load, it would do harm.
+    assert set(stage.switched['switch']) == {state != 'island'}
+    stage.graph.settle(QUIET_S)
+    assert bound() is away and set(stage.switched['switch']) == {state != 'island'}
+    stage.volts = 230.0
+    if state == 'island':
+        stage.wait(lambda: now() == 'ramping' and stage.switched['switch'][-1], 'back when the grid is')
+
+
+def cost(stage: Stage, state: str) -> Iterator[None]:
+    """Cost saving; prices that were delivered are delivered once a day, not once per process."""
+    stage.load = 1500.0
+
+    def price() -> float:
+        said = stage.said.get('mode')
+        return dict(zip(said.keys, said.values, strict=True)).get('import_price_per_kwh', nan) if said else nan
+
+    def works() -> bool:
+        return any(p.preferred_power < -1000.0 for p in stage.book)
+
+    hour = int(stage.graph.clock.wall() // 3600.0) * 3600
+    request = SetPrices.Request(start=[Time(sec=hour + 3600 * i) for i in range(4)],
+                                price_import=[0.5, 0.5, 0.5, 0.5], price_export=[0.01] * 4)
+    assert stage.call(SetPrices, 'set_prices', request).accepted
+    if state == 'RUN':
+        stage.wait(lambda: works() and price() == 0.5, 'covers the load, knows the price')
+    else:
+        stage.stays_at_rest(QUIET_S)
+    yield
+    if state == 'RUN':
+        stage.drive(True)
+        stage.wait(lambda: works() and price() == 0.5, 'covers the load, still knows the price')
+    else:
+        stage.stays_at_rest(QUIET_S)
+    assert '0.5' in (stage.folder / 'modes' / 'cost.json').read_text()
 
 
 def local(stage: Stage, state: str) -> Iterator[None]:
@@ -334,9 +434,27 @@ def onlooker(stage: Stage, state: str) -> Iterator[None]:
 CASES: dict[str, tuple[Case, tuple[str, ...], float]] = {
     'manager': (manager, tuple(STATES), 1.0),
     'manager stopped': (manager_stopped, ('RUN', 'SLEEP'), 1.0),
-    'fixed': (mode(1.0), tuple(STATES), 3.0),
-    'self': (mode(-1.0), tuple(STATES), 3.0),
-    'peak': (mode(-1.0), tuple(STATES), 3.0),
+    'fixed': (mode(lambda p: p.preferred_power > 0.0), tuple(STATES), 3.0),
+    'self': (mode(lambda p: p.preferred_power < 0.0, load=1500.0), tuple(STATES), 3.0),
+    'peak': (mode(lambda p: p.high < 0.0, load=1500.0), tuple(STATES), 3.0),
+    'charge': (mode(lambda p: p.preferred_power > 0.0), tuple(STATES), 3.0),
+    'delayed': (mode(lambda p: 0.0 < p.high < inf), tuple(STATES), 3.0),
+    'optimized': (mode(lambda p: p.high < inf, load=-2000.0), tuple(STATES), 3.0),
+    'passive': (mode(lambda p: p.preferred_power == 0.0), tuple(STATES), 3.0),
+    'deep': (mode(lambda p: p.low == 0.0), tuple(STATES), 3.0),
+    'reserve': (mode(lambda p: p.low >= 0.0), tuple(STATES), 3.0),
+    'feed_in': (mode(lambda p: p.low > 0.0, load=-2000.0), tuple(STATES), 3.0),
+    'contact': (mode(lambda p: p.high == 1000.0, closed_contact=True), tuple(STATES), 3.0),
+    'ramp': (mode(lambda p: p.has_preference, load=500.0), tuple(STATES), 3.0),
+    'smooth': (mode(lambda p: p.has_preference, pv=-1000.0), tuple(STATES), 3.0),
+    'match': (mode(lambda p: p.preferred_power == -1000.0, pv=1000.0), tuple(STATES), 3.0),
+    'cost': (cost, tuple(STATES), 3.0),
+    'backup': (backup, (*STATES, 'island', 'ramping'), 3.0),
+    'volt_var': (curve, tuple(STATES), 3.0),
+    'watt_var': (mode(lambda p: p.preferred_reactive_power == -1000.0), tuple(STATES), 3.0),
+    'factor': (mode(lambda p: isfinite(p.preferred_reactive_power)), tuple(STATES), 3.0),
+    'volt_watt': (mode(lambda p: p.low >= 0.0, volts=1.1 * 230.0), tuple(STATES), 3.0),
+    'droop': (mode(lambda p: p.low > -inf, hertz=51.0), tuple(STATES), 3.0),
     'local': (local, tuple(STATES), 3.0),
     'external': (external, tuple(STATES), 3.0),
     'site': (site, ('RUN', 'SLEEP', 'SLEEP timer', 'MAINTENANCE', 'ERROR fault', 'ERROR lost', 'INIT'), 0.0),
@@ -354,7 +472,8 @@ CASES: dict[str, tuple[Case, tuple[str, ...], float]] = {
 }
 #: The states in which most can go wrong, for every run; all of them with BESS_SOAK.
 ALWAYS = {'manager stopped': ('RUN',), 'fixed': ('MAINTENANCE',), 'site': ('MAINTENANCE',), 'store': ('CHARGING',),
-          'emergency_stop': ('pressed',), 'fault_manager': ('RUN',), 'test': ('RUN',)}
+          'emergency_stop': ('pressed',), 'fault_manager': ('RUN',), 'test': ('RUN',), 'backup': ('island',),
+          'volt_var': ('RUN',)}
 
 
 @pytest.fixture(scope='module')
@@ -384,6 +503,18 @@ def killed(graph: Any, zygote: Zygote, folder: Path, name: str, states: tuple[st
             assert next(steps, 'over') == 'over'
     finally:
         stage.end()
+
+
+def test_none_is_forgotten(tmp_path: Path) -> None:
+    """Every node type and every mode of the control room that is registered stands in the table above."""
+    rooms = {e.name for e in entry_points(group=plugins.NODES) if e.value.startswith('bess_control.')}
+    modes = {e.name for e in entry_points(group=plugins.MODES)}
+    assert {'power_manager', 'storage'} <= rooms and {'backup', 'volt_var'} <= modes
+    played = set(CASES) | {name.partition(' ')[0] for name in CASES}
+    file = tmp_path / 'site.yaml'
+    file.write_text(SITE.replace('ZONE', ZONE))
+    killed_types = {n.type for n in load(file, state=tmp_path).nodes if n.name in played}
+    assert rooms | modes <= killed_types, f'not killed by any case: {sorted((rooms | modes) - killed_types)}'
 
 
 @pytest.mark.parametrize('name', ALWAYS)
