@@ -3,7 +3,9 @@
     ros2 run bess watchdog --site home_demo --process control --state DIR
 
 For containers that launch, systemd or a person started; `bess up` does the same by itself. Ends with
-exit code 3 when nodes are silent: whoever started the container is to end it and start it again.
+exit code 3 when nodes are silent: whoever started the container is to end it and start it again. Ends with
+exit code 4 when somebody asked the site to restart: whoever started the containers is to end all of them in order,
+control first, and start them again.
 """
 
 from __future__ import annotations
@@ -14,22 +16,24 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from lifecycle_msgs.msg import State
 
-from bess.msg import Heartbeat
+from bess.msg import Heartbeat, SystemState
 
 from . import log, overlay, qos
 from . import site as site_module
 from .clock import Clock
-from .launching import RESTART
+from .launching import RESTART, SITE_RESTART
 from .runtime import Runtime
 from .ticker import RealTicker
 
 PERIOD_S = 0.05  # look at signals and heartbeats
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
+RESTART_S = 1.0  # from the announcement of a restart to the end of the processes: all goes to zero meanwhile
 
 
 class Watch:
@@ -63,7 +67,8 @@ class Watch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 after a signal, 2 for a site that cannot be used, 3 when the container has to be restarted."""
+    """Entry point; 0 after a signal, 2 for a site that cannot be used, 3 when the container has to be restarted, 4 when
+    all containers of the site have to be."""
     parser = argparse.ArgumentParser(prog='watchdog', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--site', required=True, help='site file, or name of an installed one')
@@ -117,6 +122,21 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
         watch.beat(message.node, message.lifecycle, time.monotonic())
 
     node.create_subscription(Heartbeat, f'{site.namespace}/heartbeat', heard, qos.EVENT)
+    restart_at = inf
+    clock = Clock()
+    born = clock.wall()
+
+    def on_state(message: SystemState) -> None:
+        """A site that goes to RESTART. What was announced before this process began is carried out by then."""
+        nonlocal restart_at
+        if message.state == SystemState.RESTART and restart_at == inf:
+            since = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+            if since >= born:
+                restart_at = time.monotonic() + RESTART_S
+                logger.warning('restart', cause=message.cause)
+
+    # The state, not the event of its change: whoever discovers late still gets it.
+    node.create_subscription(SystemState, f'{site.namespace}/system_state', on_state, qos.STATE)
     silent: list[str] = []
     told = {'up': False, 'missing': False}
 
@@ -126,6 +146,9 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
         if runtime.stopped.done():
             return
         now = time.monotonic()
+        if now >= restart_at:
+            runtime.stop()
+            return
         missing = watch.missing()
         if not missing and not told['up']:
             told['up'] = True
@@ -143,7 +166,7 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
             if silent:
                 runtime.stop()
 
-    ticker = RealTicker(Clock(), runtime.post)
+    ticker = RealTicker(clock, runtime.post)
     ticker.every(PERIOD_S, look)
     try:
         runtime.spin()
@@ -151,6 +174,9 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
         ticker.stop()
         runtime.executor.remove_node(node)
         node.destroy_node()
+    if time.monotonic() >= restart_at and runtime.signal == 0:
+        print(f'{label}: the site restarts', flush=True)
+        return SITE_RESTART
     if not silent:
         return 0
     logger.error('nodes are silent', process=label, nodes=silent, timeout_s=site.params.heartbeat_timeout)

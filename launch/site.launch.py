@@ -5,7 +5,8 @@
 
 Per process group of the site file one container, which brings its nodes up in order, and one watchdog
 for their heartbeats. A container that ends, or that its watchdog gives up, is started again; the other
-groups go on. Ctrl-C ends the groups one after the other, control first, then the simulated
+groups go on. A site that is asked to restart has all its groups ended one after the other, control first, and started
+again. Ctrl-C ends the groups one after the other, control first, then the simulated
 devices, so that the last set-points still reach them.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from launch import Action, LaunchContext, LaunchDescription
@@ -54,10 +55,14 @@ class Processes:
         self.order: list[Action] = []
         self._pids: dict[Action, int] = {}
         self._stopping = False
+        self._groups: list[Action] = []  # those that a restart of the site ends
+        self._restarting: list[Action] = []  # still to be ended for a restart of the site, in order
 
-    def add(self, action: Action) -> list[Action]:
-        """Stop this one after those added before."""
+    def add(self, action: Action, *, restarts: bool = False) -> list[Action]:
+        """Stop this one after those added before. `restarts`: it ends, too, when the site restarts."""
         self.order.append(action)
+        if restarts:
+            self._groups.append(action)
         return [
             RegisterEventHandler(OnProcessStart(target_action=action, on_start=self._started)),
             RegisterEventHandler(OnProcessExit(target_action=action, on_exit=self._ended)),
@@ -73,18 +78,48 @@ class Processes:
         first = next((a for a in self.order if a in self._pids), None)
         return [] if first is None else [send(signal.SIGTERM, first)]
 
+    def restart(self) -> list[Action]:
+        """End the process groups one after the other; each is started again when it has ended."""
+        if self._stopping or self._restarting:
+            return []
+        self._restarting = [a for a in self._groups if a in self._pids]
+        return self._end_first()
+
+    def _end_first(self) -> list[Action]:
+        if not self._restarting:
+            return []
+        first = self._restarting[0]
+        pid = self._pids.get(first, 0)
+        if not pid:
+            self._restarting.pop(0)
+            return self._end_first()
+        return [send(signal.SIGTERM, first), kill_later(launching.STOP_S, lambda: self.pid(first) == pid, first)]
+
     def _started(self, event: Any, _: LaunchContext) -> list[Action]:
         self._pids[event.action] = event.pid
         return self.stop() if self._stopping else []
 
     def _ended(self, event: Any, _: LaunchContext) -> list[Action]:
         self._pids.pop(event.action, None)
-        return self.stop() if self._stopping else []
+        if self._stopping:
+            return self.stop()
+        if event.action in self._restarting:
+            self._restarting.remove(event.action)
+            return self._end_first()
+        return []
 
 
 def send(number: signal.Signals, action: Action) -> Action:
     """Send a signal to a process that runs."""
     return EmitEvent(event=SignalProcess(signal_number=number, process_matcher=matches_action(action)))
+
+
+def kill_later(seconds: float, lives: Callable[[], bool], action: Action) -> Action:
+    """Kill the process after so long, if it still lives."""
+    def kill(_: LaunchContext) -> list[Action]:
+        return [send(signal.SIGKILL, action)] if lives() else []
+
+    return TimerAction(period=seconds, actions=[OpaqueFunction(function=kill)])
 
 
 def group_actions(group: launching.Group, processes: Processes, respawn_delay: float, stop_s: float) -> list[Action]:
@@ -102,13 +137,14 @@ def group_actions(group: launching.Group, processes: Processes, respawn_delay: f
 
         def given_up(ended: Any, _: LaunchContext) -> list[Action]:
             watching.pop(pid, None)
-            if ended.returncode != launching.RESTART or processes.pid(container) != pid:
+            if processes.pid(container) != pid:
                 return []
-            later = TimerAction(period=KILL_S, actions=[OpaqueFunction(function=kill)])
-            return [send(signal.SIGTERM, container), later]
-
-        def kill(_: LaunchContext) -> list[Action]:
-            return [send(signal.SIGKILL, container)] if processes.pid(container) == pid else []
+            if ended.returncode == launching.SITE_RESTART:
+                return processes.restart()
+            if ended.returncode != launching.RESTART:
+                return []
+            return [send(signal.SIGTERM, container),
+                    kill_later(KILL_S, lambda: processes.pid(container) == pid, container)]
 
         watching[pid] = watchdog
         return [RegisterEventHandler(OnProcessExit(target_action=watchdog, on_exit=given_up)), watchdog]
@@ -118,7 +154,7 @@ def group_actions(group: launching.Group, processes: Processes, respawn_delay: f
         return [] if watchdog is None else [send(signal.SIGTERM, watchdog)]
 
     return [
-        *processes.add(container),
+        *processes.add(container, restarts=True),
         RegisterEventHandler(OnProcessStart(target_action=container, on_start=watch)),
         RegisterEventHandler(OnProcessExit(target_action=container, on_exit=dismiss)),
         container,

@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import pytest
 
-from bess.msg import Heartbeat
+from bess.msg import Heartbeat, SystemState
 from bess_core import launching, qos
+from bess_core.convert import wall_stamp
 from bess_core.launching import SiteError
 from bess_core.site import load
 from bess_core.watchdog import BRING_UP_S, Watch
@@ -192,6 +193,27 @@ def test_watchdog_gives_a_silent_process_up(watchdog: Any, graph: Any) -> None:
     graph.wait(lambda: process.poll() is not None, 'watchdog ends', DEADLINE_S)
     assert process.returncode == launching.RESTART
     assert 'control: nodes are silent: meter' in output.read_text()
+
+
+def test_watchdog_says_that_the_site_restarts(watchdog: Any, graph: Any) -> None:
+    process, _, output = watchdog
+    state = graph.publisher(SystemState, '/watched/system_state', qos.STATE)
+    before = SystemState(state=SystemState.RESTART, cause='earlier')  # that one is why the process was started
+    before.header.stamp = wall_stamp(time.time() - 60.0)
+    run = SystemState(state=SystemState.RUN)
+    run.header.stamp = wall_stamp(time.time())
+    for message in (before, run):
+        state.publish(message)
+        graph.settle(1.3)
+        assert process.poll() is None
+    told = time.monotonic()
+    message = SystemState(state=SystemState.RESTART, cause='by operator')
+    message.header.stamp = wall_stamp(time.time())
+    state.publish(message)
+    graph.wait(lambda: process.poll() is not None, 'watchdog ends', DEADLINE_S)
+    assert process.returncode == launching.SITE_RESTART
+    assert time.monotonic() - told >= 1.0, 'all has gone to zero meanwhile'
+    assert 'control: the site restarts' in output.read_text()
 
 
 def test_watchdog_ends_well_on_a_signal(watchdog: Any, graph: Any) -> None:

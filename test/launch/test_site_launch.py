@@ -65,6 +65,12 @@ class Launched:
             assert time.monotonic() < end, f'not within {timeout_s} s: {what}\n{self.text}'
             time.sleep(0.05)
 
+    def trigger(self, service: str) -> bool:
+        """Call a service of std_srvs/Trigger."""
+        done = subprocess.run([*ROS2, 'service', 'call', service, 'std_srvs/srv/Trigger'], capture_output=True,
+                              text=True, timeout=START_S, check=False)
+        return 'success=True' in done.stdout
+
     def interrupt(self) -> int:
         """Ctrl-C as a terminal does it, to all processes of the group; exit code of launch."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -107,6 +113,16 @@ def test_a_site_comes_up_recovers_and_ends_in_order(launched: Callable[..., Laun
     site.wait(lambda: site.ups('control') == 3, 'control is up again after it hung', START_S)
     assert gone(hanging)
     assert len(site.pids('telemetry')) == 1  # the other group went on
+
+    # A restart of the site: both groups end, control first, and come back; the devices stay.
+    control, telemetry = site.pids('control')[-1], site.pids('telemetry')[-1]
+    before = len(site.text)
+    assert site.trigger('/home/site/restart'), site.text
+    site.wait(lambda: site.ups('control') == 4 and site.ups('telemetry') == 2, 'both groups are up again', START_S)
+    assert gone(control) and gone(telemetry)
+    ended = re.findall(r'\[(control|telemetry|bench)-\d+\]: process has finished cleanly', site.text[before:])
+    assert ended == ['control', 'telemetry'], site.text[before:]
+    assert len(site.pids('control')) == 4 and len(site.pids('telemetry')) == 2, 'once'
 
     before = len(site.text)
     assert site.interrupt() == 0, site.text
