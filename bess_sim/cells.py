@@ -153,7 +153,8 @@ class CellBank:
                 self.temperature[row] = pack.initial_temperature
         self._tables()
         self._activation = column([c.activation for c in self.chemistries])
-        self._thermal_time = column([c.thermal_time for c in self.chemistries])
+        self._still_air = self._thermal_time = column([c.thermal_time for c in self.chemistries])
+        self._heating: Array | None = None  # W into each cell from outside
         self._balance_voltage = column([c.balance_voltage for c in self.chemistries])
         self._balance_current = column([p.balance_current for p in packs])
         self._r1_share = 0.5  # half of the measured pulse resistance is slow, half is ohmic
@@ -319,6 +320,8 @@ class CellBank:
         t += self._to_ambient
         np.multiply(w, self._heat_k, out=u)
         t += u
+        if self._heating is not None:
+            t += self._heating * self._heat_k
         self._loss += w
         self._extremes()
         return self.current
@@ -368,6 +371,18 @@ class CellBank:
         if not isfinite(ambient):
             raise ValueError(f'ambient must be a finite number, not {ambient!r}')
         self.ambient, self._age = ambient, inf  # forces a refresh
+
+    def set_climate(self, row: int, heater: float, airflow: float) -> None:
+        """A heater (W, spread over the cells of a pack), and how much better (factor, 1 = still air) air carries heat
+        away. Raises ValueError."""
+        if not (0.0 <= heater < inf and 1.0 <= airflow < inf):
+            raise ValueError(f'heater {heater!r} W must be at least 0, airflow {airflow!r} at least 1')
+        heating = np.zeros_like(self.temperature) if self._heating is None else self._heating
+        heating[row] = np.where(self.real[row], heater / self.sizes[row], 0.0)
+        self._heating = heating if heating.any() else None
+        self._thermal_time = self._thermal_time.copy()
+        self._thermal_time[row] = self._still_air[row] / airflow
+        self._age = inf  # forces a refresh
 
     def open_circuit(self) -> Array:
         """OCV of every cell (V), 0 where a row is padded."""

@@ -254,6 +254,10 @@ class Plant:
         unit = self._unit(name)
         self._bank.order_balancing(unit.row, cells)
 
+    def set_climate(self, name: str, heater: float, airflow: float) -> None:
+        """See `PlantApi`."""
+        self._bank.set_climate(self._unit(name).row, heater, airflow)
+
     # -- world -----------------------------------------------------------------------------------
 
     def inject(

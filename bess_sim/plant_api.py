@@ -89,6 +89,10 @@ class PlantApi(Protocol):
     def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
         """The BMS bleeds these cells of a pack and no others; () = as the pack does by itself."""
 
+    def set_climate(self, name: str, heater: float, airflow: float) -> None:
+        """The cabinet of a pack: W of its heater, and by what factor (1 = still air) its fan carries heat away better.
+        """
+
 
 @dataclass
 class StaticPlant:
@@ -99,6 +103,7 @@ class StaticPlant:
     meter_sample: MeterSample = field(default_factory=MeterSample)
     pv_sample: MeterSample = field(default_factory=MeterSample)
     orders: list[tuple[str, float, float, float]] = field(default_factory=list)
+    climate: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def pack(self, name: str) -> PackSample:
         """See `PlantApi`."""
@@ -130,3 +135,7 @@ class StaticPlant:
     def set_balancing(self, name: str, cells: tuple[bool, ...]) -> None:
         """See `PlantApi`."""
         self.pack(name).balancing = cells
+
+    def set_climate(self, name: str, heater: float, airflow: float) -> None:
+        """See `PlantApi`."""
+        self.climate[name] = (heater, airflow)

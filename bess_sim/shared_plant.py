@@ -9,7 +9,7 @@ by side, never half a value. An order carries a counter that is written last.
 from __future__ import annotations
 
 import ctypes
-from math import isinf, nan
+from math import inf, isinf, nan
 from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ _PACK = 13  # scalars of a pack before its cells, temperatures and balancing fla
 _INVERTER = 16
 _METER = 10
 _PV = 4  # W per phase, Wh
-# inverter: counter, W, var, W/s; switches: counter, charge, discharge; balancing: counter (then a flag per cell)
-_ORDER = 8
+# inverter: counter, W, var, W/s; switches: counter, charge, discharge; balancing: counter; climate: counter, W, factor
+# (then a balancing flag per cell)
+_ORDER = 11
 
 
 class SharedPlant:
@@ -42,7 +43,7 @@ class SharedPlant:
         # Shared with every process forked from here on; freed with the last of them.
         self._memory: Any = RawArray(ctypes.c_double, position)
         self._view = np.frombuffer(memoryview(self._memory), dtype=np.float64)
-        self._seen = {name: [0.0, 0.0, 0.0] for name in units}
+        self._seen = {name: [0.0, 0.0, 0.0, 0.0] for name in units}
 
     @classmethod
     def of(cls, plant: Plant) -> SharedPlant:
@@ -70,7 +71,8 @@ class SharedPlant:
     def take_orders(self, plant: Plant) -> None:
         """Hand the orders that have come since the last call to `plant`."""
         for name, (_, _, at) in self._at.items():
-            counter, power, reactive, ramp, switched, charge, discharge, balanced = self._read(at, _ORDER)
+            (counter, power, reactive, ramp, switched, charge, discharge, balanced, aired, heater,
+             airflow) = self._read(at, _ORDER)
             seen = self._seen[name]
             if counter != seen[0]:
                 seen[0] = counter
@@ -82,6 +84,9 @@ class SharedPlant:
                 seen[2] = balanced
                 flags = self._read(at + _ORDER, self._units[name][0])
                 plant.set_balancing(name, () if flags[0] < 0.0 else tuple(f > 0.5 for f in flags))
+            if aired != seen[3]:
+                seen[3] = aired
+                plant.set_climate(name, heater, airflow)
 
     # -- PlantApi, any process -------------------------------------------------------------------
 
@@ -167,6 +172,14 @@ class SharedPlant:
             raise ValueError(f'{len(cells)} cells are named, the pack has {count}')
         self._view[at + _ORDER : at + _ORDER + count] = cells or (-1.0,) * count
         self._view[at + 7] += 1.0
+
+    def set_climate(self, name: str, heater: float, airflow: float) -> None:
+        """See `PlantApi`; takes effect at the next step. One process per unit may call it."""
+        if not (0.0 <= heater < inf and 1.0 <= airflow < inf):
+            raise ValueError(f'heater {heater!r} W must be at least 0, airflow {airflow!r} at least 1')
+        at = self._place(name)[2]
+        self._view[at + 9 : at + 11] = (heater, airflow)
+        self._view[at + 8] += 1.0
 
     def _place(self, name: str) -> tuple[int, int, int]:
         try:

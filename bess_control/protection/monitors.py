@@ -182,8 +182,9 @@ class Monitors:
         self._jumped: tuple[float, float] | None = None  # (site, s)
         self._started = now
 
-    def battery(self, name: str, r: BatteryReading, running: bool, now: float) -> None:
-        """Look at the last reading of a battery; `running`: the site is in RUN."""
+    def battery(self, name: str, r: BatteryReading, running: bool, now: float, asked: float | None = None) -> None:
+        """Look at the last reading of a battery; `running`: the site is in RUN. `asked`: W (NaN = nobody asks) where
+        not the battery itself takes the orders; None = it does."""
         at, heard = r.time, max(r.time, self._started)
         usable = r.quality is not Quality.INVALID
         spread = r.cell_voltage_max - r.cell_voltage_min
@@ -202,7 +203,8 @@ class Monitors:
         deviation = count.update(r.soc, r.current, r.charge_full, at) if usable else nan
         self._look('soc_degradation', name, deviation, at, now,
                    f'SoC {r.soc:.1%} differs by {deviation:.1%} from the counted charge')
-        asked = 0.0 if isnan(r.setpoint) else max(r.setpoint, 0.0)
+        asked = r.setpoint if asked is None else asked
+        asked = 0.0 if isnan(asked) else max(asked, 0.0)
         self._look('auto_charge', name, r.power - asked if usable else nan, at, now,
                    f'{r.power:.0f} W flow in, {asked:.0f} W are asked for')
         self._look('inactive_bms', name, now - heard, now, now, f'no values for {now - heard:.0f} s')

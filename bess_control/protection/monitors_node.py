@@ -53,6 +53,8 @@ class MonitorsNode(BessNode):
             **{n: MeterReading() for n in p.meters}}
         self._humidity: dict[str, tuple[float, float]] = dict.fromkeys(p.climate, (nan, -inf))
         self._running = False
+        self._owners = self._orders_by_way_of()
+        self._asked: dict[str, float] = dict.fromkeys(self._owners, nan)  # W
         self._own = [self.create_subscription(SystemState, topic('system_state'), self._on_state, qos.STATE)]
         for names, kind, convert in ((p.batteries, BatteryStatus, battery_from_msg),
                                      (p.converters, InverterStatus, converter_from_msg),
@@ -60,6 +62,9 @@ class MonitorsNode(BessNode):
             for name in names:
                 self._own.append(self.create_subscription(
                     kind, topic(f'{name}/status'), partial(self._take, name, convert), qos.MEASUREMENT))
+        for owner in set(filter(None, self._owners.values())):
+            self._own.append(self.create_subscription(
+                BatteryStatus, topic(f'{owner}/status'), partial(self._on_owner, owner), qos.MEASUREMENT))
         for name in p.climate:
             self._own.append(self.create_subscription(
                 ClimateStatus, topic(f'{name}/status'), partial(self._on_climate, name), qos.MEASUREMENT))
@@ -70,6 +75,19 @@ class MonitorsNode(BessNode):
         for subscription in getattr(self, '_own', []):
             self.destroy_subscription(subscription)
         self._own = []
+
+    def _orders_by_way_of(self) -> dict[str, str]:
+        """The watched BMSes, which take no orders themselves -> the unit that does; '' = nothing of this site asks it
+        alone."""
+        nodes = self.ctx.site.nodes if self.ctx.site is not None else ()
+        units = {n.params.bms: n.name for n in nodes if n.role == 'battery' and getattr(n.params, 'bms', '')}
+        bare = {n.name for n in nodes if n.role == 'bms'}
+        return {name: units.get(name, '') for name in self.params.batteries if name in bare}
+
+    def _on_owner(self, owner: str, m: BatteryStatus) -> None:
+        for name, by in self._owners.items():
+            if by == owner:
+                self._asked[name] = m.setpoint
 
     def _take(self, name: str, convert: Any, message: Any) -> None:
         self._readings[name] = convert(message, self.clock)
@@ -85,7 +103,8 @@ class MonitorsNode(BessNode):
         p, m, now = self.params, self._monitors, self.clock.now()
         self.progress += 1
         for name in p.batteries:
-            m.battery(name, self._readings[name], self._running, now)
+            asked = None if name not in self._owners else self._asked[name] if self._owners[name] else inf
+            m.battery(name, self._readings[name], self._running, now, asked)
         for name in p.converters:
             m.converter(name, self._readings[name], now)
         for name in p.meters:

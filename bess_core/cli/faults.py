@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import getpass
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 from .session import (
@@ -25,6 +29,7 @@ EXAMPLES = """
   bess faults clear bms_a                  all latched faults of a node
   bess faults clear bms_a jbd.cell_overvoltage
   bess faults ack jbd.cell_overvoltage     somebody has seen it, whichever node it is of; ack NODE ID, ack NODE, ack all
+  bess faults explain jbd.cell_overvoltage what it means and what to do
 A latched fault stays until it is cleared; clearing is refused while the cause is present.
 """
 
@@ -32,8 +37,10 @@ A latched fault stays until it is cleared; clearing is refused while the cause i
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, 'faults', 'list and clear faults', __doc__, EXAMPLES, run)
-    parser.add_argument('what', nargs='?', choices=['clear', 'ack'], default=None, help='instead of list')
-    parser.add_argument('node', nargs='?', default='', metavar='NODE', help='node, e.g. bms_a or /home/bms_a')
+    parser.add_argument('what', nargs='?', choices=['list', 'clear', 'ack', 'explain'], default='list',
+                        help='list (default), clear, ack or explain')
+    parser.add_argument('node', nargs='?', default='', metavar='NODE',
+                        help='node, e.g. bms_a or /home/bms_a; or NODE/ID')
     parser.add_argument('id', nargs='?', default='', metavar='ID', help='fault id; all of the node without')
     parser.add_argument('--by', default='', help='who acknowledges (default: the user)')
     parser.add_argument('--manager', default='fault_manager', help='name of the fault manager (default: %(default)s)')
@@ -45,8 +52,15 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 when refused or when no site runs here."""
     if args.what == 'clear' and not args.node:
         raise CliError('clear needs the name of a node', 2)
-    if args.what == 'ack' and not args.node:
-        raise CliError('ack needs a fault id, a node, both, or all', 2)
+    if args.what in ('ack', 'explain') and not args.node:
+        needed = 'a fault id, a node, both, or all' if args.what == 'ack' else 'a fault id'
+        raise CliError(f'{args.what} needs {needed}', 2)
+    if args.what == 'list' and args.node:
+        raise CliError(f'list takes no further words: {args.node}', 2)
+    if not args.id and '/' in args.node.strip('/') and '.' in args.node.rsplit('/', 1)[1]:
+        args.node, args.id = args.node.rsplit('/', 1)  # as other commands show it: NODE/ID
+    if args.what == 'explain':
+        return _explain(args)
     with open_session(args.timeout) as session:
         if args.what == 'ack':
             return _acknowledge(session, args)
@@ -68,10 +82,15 @@ def collect(session: Session, site: str) -> list[tuple[str, Any]]:
                    if 'bess/msg/FaultArray' in types and topic.startswith(f'{namespace}/'))
 
     session.patiently(lambda wait: session.settle(
-        lambda: 0 < publishers() <= len(sources), lambda: (publishers(), len(sources)), wait, look=observer.discover)
+        lambda: 0 < publishers() <= len(sources) and not session.undiscovered(namespace),
+        lambda: (publishers(), len(sources)), wait, look=observer.discover)
         or publishers() or sources, namespace)
     if not publishers() and not sources:
         raise CliError(no_site(namespace))
+    if absent := session.undiscovered(namespace):
+        print(f'bess faults: not heard, their faults are missing here: {", ".join(absent)}', file=sys.stderr)
+    elif (silent := publishers() - len(sources)) > 0:
+        print(f'bess faults: {silent} of {publishers()} nodes have not told their faults yet', file=sys.stderr)
     return observer.faults
 
 
@@ -97,6 +116,36 @@ def _list(session: Session, args: argparse.Namespace) -> int:
     print(lines[0])
     for line, (_, fault) in zip(lines[1:], faults, strict=True):
         print(f'{line}\n    {fault.text}')
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    """What the catalogue says of a fault id; no site is needed."""
+    from fnmatch import fnmatchcase
+
+    import yaml
+
+    wanted = args.id or args.node
+    file = Path(__file__).parents[2] / 'docs' / 'faults.yaml'
+    try:
+        groups = yaml.load(file.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    except OSError as error:
+        raise CliError(f'the fault catalogue is not part of this installation: {error}') from error
+    known = {str(e['id']): (group, e) for group in groups for e in group['faults']}
+    found = [known[wanted]] if wanted in known else [v for i, v in known.items() if fnmatchcase(wanted, i)]
+    if not found:
+        near = difflib.get_close_matches(wanted, known, n=3)
+        raise CliError(f'no fault {wanted!r} in the catalogue' + (f'; close: {", ".join(near)}' if near else ''))
+    group, entry = found[0]
+    told = {'id': wanted, 'severity': entry['severity'],
+            'raised_by': entry.get('raised_by') or group.get('raised_by', ''),
+            'meaning': entry['meaning'], 'action': entry.get('action') or group.get('action', '')}
+    if args.json:
+        print_json(told)
+        return 0
+    print(f'{told["id"]}: {told["severity"]}, raised by {told["raised_by"]}')
+    print(textwrap.fill(f'Meaning: {told["meaning"]}', 100))
+    print(textwrap.fill(f'What to do: {told["action"]}', 100))
     return 0
 
 

@@ -11,19 +11,21 @@ import os
 import stat
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Running:
-    """A site that runs. `since`: epoch s; `domain`: its ROS_DOMAIN_ID."""
+    """A site that runs. `since`: epoch s; `domain`: its ROS_DOMAIN_ID; `processes`: its process groups."""
 
     namespace: str
     domain: str
     state: str
     pid: int
     since: float
+    processes: list[str] = field(default_factory=list)
 
 
 def domain() -> str:
@@ -36,10 +38,10 @@ def folder() -> Path:
     return Path(os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()) / f'bess-sites-{os.getuid()}'
 
 
-def announce(namespace: str, state: Path) -> int:
+def announce(namespace: str, state: Path, processes: Iterable[str] = ()) -> int:
     """Note that a site runs for as long as the returned file descriptor is open. Raises OSError."""
     place = _own_folder()
-    note = Running(namespace, domain(), str(state.absolute()), os.getpid(), time.time())
+    note = Running(namespace, domain(), str(state.absolute()), os.getpid(), time.time(), list(processes))
     path = place / f'{os.getpid()}.json'
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

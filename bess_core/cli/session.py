@@ -185,6 +185,14 @@ class Session:
 
         return self.until(done, timeout_s)
 
+    def undiscovered(self, wanted: str = '') -> list[str]:
+        """Processes (node names) of sites started here, of this name ('' = any), that are not on the graph yet."""
+        expected = [f'{r.namespace}/{p}_process' for r in noted(wanted, domain()) for p in r.processes]
+        if not expected:
+            return []
+        there = {f'{space.rstrip("/")}/{name}' for name, space in self.node.get_node_names_and_namespaces()}
+        return [name for name in expected if name not in there]
+
     # -- sites and names
 
     def sites(self) -> list[str]:

@@ -80,7 +80,8 @@ def observe(session: Session, site: str) -> tuple[Any, list[str]]:
         return bool(observer.states or observer.batteries or observer.meters or observer.converters or observer.faults)
 
     session.patiently(lambda wait: session.settle(
-        lambda: shown() and not silent(), lambda: (len(heard), len(observer.faults)), wait, look=observer.discover)
+        lambda: shown() and not silent() and not session.undiscovered(namespace),
+        lambda: (len(heard), len(observer.faults)), wait, look=observer.discover)
         or shown(), namespace)
     if not shown():
         others = [s for s in session.sites() if s != namespace]

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     log.setup(state / 'log', 'supervisor', level=site.params.log_level, console='warning')
     try:
-        announce(site.namespace, state)
+        announce(site.namespace, state, site.processes)
     except OSError as error:  # commands then find it by discovery only, which takes some seconds
         log.get(f'{site.name}/up').warning('the site is not noted as running', reason=str(error))
     return _Up(site, state, args).run()

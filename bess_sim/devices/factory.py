@@ -270,6 +270,16 @@ def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> R
     return ModbusDevice(layouts[options['layout']](plant, config.unit, faults), config, options['unit_id'], faults)
 
 
+def _cabinet(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
+    from bess_sim.devices.register_layouts import Cabinet
+
+    options = _options(config, unit_id=1, heater_power=200.0, airflow=4.0)
+    if not (options['heater_power'] >= 0.0 and options['airflow'] >= 1.0):
+        raise ValueError(f'{config.kind}: heater_power (W) must be at least 0, airflow at least 1')
+    registers = Cabinet(plant, _unit_of(config), faults, options['heater_power'], options['airflow'])
+    return ModbusDevice(registers, config, options['unit_id'], faults)
+
+
 def _can_bms(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.can_bms import CanBmsSimulator
 
@@ -323,6 +333,7 @@ BUILDERS: dict[str, Builder] = {
     'carlo_gavazzi': _carlo_gavazzi,
     'registers': _registers,
     'sunspec_meter': _sunspec_meter,
+    'cabinet': _cabinet,
     'can_bms': _can_bms,
     'sonnen': _sonnen,
     'p1': _p1,

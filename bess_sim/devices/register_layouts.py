@@ -298,10 +298,24 @@ class Relays(RegisterDevice):
         self.image.write_coils(address, values)
 
 
+class Cabinet(Relays):
+    """Those relays in a battery cabinet: relay 1 switches its heater, relay 2 its fan."""
+
+    def __init__(self, plant: PlantApi, unit: str, faults: DeviceFaults, heater_power: float, airflow: float) -> None:
+        self.heater_power, self.airflow = heater_power, airflow
+        super().__init__(plant, unit, faults)
+
+    def write_coils(self, address: int, values: list[int]) -> None:
+        """Coils, see `RegisterMap`; what they switch follows."""
+        super().write_coils(address, values)
+        heats, blows = self.image.words[1][0], self.image.words[1][1]
+        self.plant.set_climate(self.unit, self.heater_power * heats, self.airflow if blows else 1.0)
+
+
 #: layout -> class
 LAYOUTS: dict[str, Callable[[PlantApi, str, DeviceFaults], RegisterDevice]] = {
     'eastron_sdm630': Sdm630, 'janitza_umg96rme': JanitzaUmg96, 'luxpower_lxp': LuxPower, 'abb_pqstori': PqStorI,
     'trumpf_ac3025': TruConvertAc, 'trumpf_dc1008': TruConvertDc, 'rd6006': Rd6006, 'generic_io_8': Relays,
 }
 
-__all__ = ['LAYOUTS', 'RegisterDevice']
+__all__ = ['LAYOUTS', 'Cabinet', 'RegisterDevice']

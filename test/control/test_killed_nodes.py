@@ -132,7 +132,7 @@ def backup(stage: Stage, state: str) -> Iterator[None]:
 
     away = state in ('island', 'ramping')
     if away:
-        stage.wait(lambda: now() == 'on_grid', 'looks on')
+        stage.wait(lambda: now() in ('on_grid', 'ramping'), 'the grid is there')
         stage.volts = 0.0
         stage.wait(lambda: now() == 'island' and stage.switched['switch'][-1] is False, 'island')
         stage.wait(lambda: stage.switched['kitchen'][-1] and not stage.switched['pump'][-1], 'sheds by state of charge')
@@ -299,7 +299,7 @@ def emergency_stop(stage: Stage, state: str) -> Iterator[None]:
     if pressed:
         request = TriggerEmergencyStop.Request(cause='test', by='eva')
         assert stage.call(TriggerEmergencyStop, 'trigger', request).accepted
-    stage.wait(lambda: stage.said['emergency_stop'].active is pressed, 'it says so')
+    stage.wait(lambda: 'emergency_stop' in stage.said and stage.said['emergency_stop'].active is pressed, 'it says so')
     old = (stage.folder / emergency.TOKEN).read_text()
     yield
     stage.wait(lambda: 'emergency_stop' in stage.said, 'it says its state')

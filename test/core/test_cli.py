@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 
-from bess_core.cli import checks, fields, inject, main, schedule, session, sim, site_checks, words
+from bess_core.cli import checks, fields, inject, main, running, schedule, session, sim, site_checks, words
 from bess_core.plugins import PluginError
 
 NOW = datetime(2026, 5, 1, 12, 0, 0).timestamp()  # noqa: DTZ001 - local time
@@ -233,7 +233,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize('line', [
     'nosuch', 'schedule', 'schedule house --power 5 --current 5', 'schedule house fly', 'mode maintenance maybe',
     'watch --topic a --cells b', 'status --timeout 0', 'replay DIR --rate 0', 'sim x --days 1 --hours 1',
-    'sim x --tick nan', 'record --for soon', 'watch --count 0', 'inject', 'nodes kinds', 'faults list'])
+    'sim x --tick nan', 'record --for soon', 'watch --count 0', 'inject', 'nodes kinds', 'faults lost'])
 def test_wrong_arguments_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main.main(line.split())
@@ -252,6 +252,7 @@ def test_wrong_arguments_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -
     ('schedule house at', 'needs a time'), ('schedule house at noon', 'not a time'),
     ('schedule house list 5', 'no value'),
     ('mode maintenance', 'on or off'), ('mode stop on', 'belong to maintenance'), ('faults clear', 'name of a node'),
+    ('faults explain', 'needs a fault id'), ('faults list bms_a', 'takes no further words'),
     ('call', '--list'), ('call a/b std_srvs/srv/Trigger {a:', 'not valid YAML'),
     ('call a/b std_srvs/srv/Trigger {a: 1}', 'too many words'), ('call a std_srvs/srv/Nope', 'no .Nope'),
     ('inject meter', 'say what to do'), ('inject list x', 'takes no fault'),
@@ -656,10 +657,39 @@ def test_faults(bess: Any) -> None:
     assert 'latched' in text.out and 'too hot' in text.out
     refused = bess('faults', 'clear', 'bms_a', 'test.other')
     assert refused.code == 1 and "no fault 'test.other'" in refused.err
+    assert bess('faults', 'clear', 'bms_a/test.other').err == refused.err, 'as other commands show it'
     assert bess('faults', 'clear', 'bms_a').code == 0
     assert bess('faults').out == 'no faults\n'
     lost = bess('faults', 'clear', '/home/bms_x', '--timeout', '0.3')
     assert lost.code == 1 and '/home/bms_a' in lost.err
+
+
+def test_a_list_of_faults_says_what_it_has_not_heard(bess: Any, opened: Any, monkeypatch: pytest.MonkeyPatch,
+                                                     tmp_path: Path) -> None:
+    """"No faults" must not mean "not discovered yet"."""
+    monkeypatch.setenv('XDG_RUNTIME_DIR', str(tmp_path))
+    assert bess('faults', 'list').err == ''
+    note = running.announce('/home', tmp_path, ['ghost'])
+    try:
+        assert opened.undiscovered() == opened.undiscovered('/home') == ['/home/ghost_process']
+        assert opened.undiscovered('/other') == []
+        got = bess('faults', '--timeout', '0.3')
+        assert got.code == 0 and 'their faults are missing here: /home/ghost_process' in got.err
+    finally:
+        os.close(note)
+    assert bess('faults').err == ''
+
+
+def test_a_fault_is_explained_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ('climate.interlock', 'climate/climate.interlock'):
+        assert main.main(['faults', 'explain', word]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith('climate.interlock: WARNING') and 'What to do:' in text
+    assert main.main(['faults', 'explain', 'comm.timeout', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['raised_by'] == 'every driver' and told['meaning'] and told['action']
+    assert main.main(['faults', 'explain', 'climate.interlok']) == 1
+    assert 'close: climate.interlock' in capsys.readouterr().err
 
 
 def test_nodes_and_lifecycle(bess: Any) -> None:

@@ -32,6 +32,7 @@ from bess_control.protection.watchdog_node import WatchdogNode
 from bess_core import emergency, qos
 from bess_core.convert import battery_to_msg, stamp
 from bess_core.node import BessNode
+from bess_core.site import load
 from bess_core.values import BatteryReading, Quality, Severity
 from bess_drivers.driver_node import node_type
 
@@ -434,6 +435,42 @@ def test_watchdog_parameters_that_cannot_be(bad: Any) -> None:
 
 
 # -- monitors ----------------------------------------------------------------------------------------
+
+
+UNIT = """
+site: {name: site}
+nodes:
+  bms: {type: jbd, address: "serial:/dev/null"}
+  inv: {type: sunspec_inverter, address: "tcp://127.0.0.1:1", bms: bms}
+  bat: {type: unit, bms: bms, converter: inv}
+  alone: {type: jbd, address: "serial:/dev/null2"}
+  monitors: {type: monitors, batteries: [bms, alone]}
+"""
+
+
+def test_a_bms_is_charged_when_its_unit_is_asked_to(graph: Any, tmp_path: Path) -> None:
+    file = tmp_path / 'site.yaml'
+    file.write_text(UNIT)
+    graph.ctx.site = load(file, state=tmp_path)
+    node = graph.add(MonitorsNode, 'monitors', {
+        'batteries': ['bms', 'alone'], 'period': 0.05, 'temperature_file': '', 'checks': {
+            'auto_charge': {'delay': 0.3}}})
+    graph.up(node)
+    outs = {n: graph.publisher(BatteryStatus, f'{n}/status', qos.MEASUREMENT) for n in ('bms', 'bat', 'alone')}
+    reading = BatteryReading(quality=Quality.OK, voltage=52.0, current=18.0, power=936.0, soc=0.5, charge_full=100.0,
+                             cell_voltage_min=3.2, cell_voltage_max=3.21)
+
+    def active(asked: float) -> list[str]:
+        now = graph.clock.now()
+        for name, out in outs.items():
+            out.publish(battery_to_msg(replace(reading, time=now, newest=now, setpoint=asked if name == 'bat' else nan),
+                                       graph.clock))
+        return [f.text for f in node.faults.active]
+
+    until = graph.clock.now() + 0.8
+    graph.wait(lambda: graph.clock.now() > until or active(1000.0), 'charged as asked')
+    assert active(1000.0) == []
+    graph.wait(lambda: active(nan) == ['bms: 936 W flow in, 0 W are asked for'], 'nobody asks the unit')
 
 
 def test_monitors_raise_and_clear(graph: Any, tmp_path: Path) -> None:
