@@ -72,7 +72,8 @@ def simulated_specs(site: Site, plant: Plant, config: BenchConfig, tick: float) 
             cls = shell(bound(spec.role, plant))
             values = {f.name: getattr(parameters, f.name) for f in fields(cls.Shell)}
             parameters = cls.Params(**values, address=f'plant:{spec.name}',
-                                    plant_unit=device.unit or str(device.options.get('measures', '')))
+                                    plant_unit=device.unit or str(device.options.get('measures', '')),
+                                    plant_options=device.options)
         specs.append(replace(spec, cls=cls, params=at_tick(parameters, tick)))
     return specs
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from math import nan
 from typing import Protocol
 
+HEATER_W, AIRFLOW = 200.0, 4.0  # a cabinet whose site file says nothing else, see `PlantApi.set_climate`
+
 
 @dataclass(slots=True)
 class PackSample:

@@ -11,9 +11,19 @@ from math import nan
 from typing import Any, ClassVar
 
 from bess_core.params import param
-from bess_core.values import BatteryReading, Contactor, ConverterReading, ConverterState, Identity, MeterReading, Mode
+from bess_core.values import (
+    BatteryReading,
+    Contactor,
+    ConverterReading,
+    ConverterState,
+    Identity,
+    IoReading,
+    MeterReading,
+    Mode,
+    Switch,
+)
 
-from .plant_api import PlantApi
+from .plant_api import AIRFLOW, HEATER_W, PlantApi
 
 IDLE_A = 0.05  # below this magnitude a pack counts as idle
 
@@ -24,6 +34,7 @@ class PlantDeviceParams:
 
     address: str = param(doc='plant:<name of the simulated device>')
     plant_unit: str = param('', doc='unit of the simulation; empty for the meter')
+    plant_options: dict[str, Any] = param({}, doc='further keys of the simulated device')
 
 
 class PlantDevice:
@@ -33,7 +44,7 @@ class PlantDevice:
     plant: ClassVar[PlantApi]
 
     def __init__(self, params: PlantDeviceParams, read_only: bool = False) -> None:
-        self.unit = params.plant_unit
+        self.unit, self.options = params.plant_unit, params.plant_options
         self.read_only = read_only
 
     def open(self) -> None:
@@ -126,8 +137,47 @@ class PlantMeter(PlantDevice):
             frequency=s.frequency, energy_import=s.energy_import, energy_export=s.energy_export)
 
 
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """What the last gate lets through to an output: on or off, off when nobody holds it."""
+
+    safe: float = 0.0
+    latched: bool = False
+    digital: bool = True
+    low: float = 0.0
+    high: float = 1.0
+
+
+class PlantIo(PlantDevice):
+    """The relays of a cabinet: the first switches its heater, the second its fan."""
+
+    role: ClassVar[str] = 'io'
+
+    def __init__(self, params: PlantDeviceParams, read_only: bool = False) -> None:
+        super().__init__(params, read_only)
+        self.relays = dict.fromkeys((f'relay_{n}' for n in range(1, 9)), False)
+
+    def output_rules(self) -> dict[str, Relay]:
+        """All relays."""
+        return dict.fromkeys(self.relays, Relay())
+
+    def read(self, now: float) -> IoReading:
+        """One snapshot; each input is wired to its relay."""
+        outputs = {n: Switch.ON if on else Switch.OFF for n, on in self.relays.items()}
+        return IoReading(time=now, digital_outputs=outputs,
+                         digital_inputs={n.replace('relay', 'input'): v for n, v in outputs.items()})
+
+    def write_output(self, name: str, value: float) -> None:
+        """Switch a relay."""
+        self.relays[name] = value > 0.5
+        heater = float(self.options.get('heater_power', HEATER_W)) if self.relays['relay_1'] else 0.0
+        airflow = float(self.options.get('airflow', AIRFLOW)) if self.relays['relay_2'] else 1.0
+        self.plant.set_climate(self.unit, heater, airflow)
+
+
 #: What stands in for a simulated device of a kind, by the role of its driver.
-BY_ROLE: dict[str, type[PlantDevice]] = {'bms': PlantBattery, 'converter': PlantConverter, 'meter': PlantMeter}
+BY_ROLE: dict[str, type[PlantDevice]] = {'bms': PlantBattery, 'converter': PlantConverter, 'meter': PlantMeter,
+                                         'io': PlantIo}
 
 
 def bound(role: str, plant: Any) -> type[PlantDevice]:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from bess_sim.control_server import Request, number
 from bess_sim.device_faults import DeviceFaults
-from bess_sim.plant_api import MeterSample, PlantApi
+from bess_sim.plant_api import AIRFLOW, HEATER_W, MeterSample, PlantApi
 from bess_sim.plant_config import DeviceConfig
 
 START_S = 5.0  # a device that does not listen after this has failed
@@ -273,7 +273,7 @@ def _registers(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> R
 def _cabinet(config: DeviceConfig, plant: PlantApi, faults: DeviceFaults) -> RunningDevice:
     from bess_sim.devices.register_layouts import Cabinet
 
-    options = _options(config, unit_id=1, heater_power=200.0, airflow=4.0)
+    options = _options(config, unit_id=1, heater_power=HEATER_W, airflow=AIRFLOW)
     if not (options['heater_power'] >= 0.0 and options['airflow'] >= 1.0):
         raise ValueError(f'{config.kind}: heater_power (W) must be at least 0, airflow at least 1')
     registers = Cabinet(plant, _unit_of(config), faults, options['heater_power'], options['airflow'])
