@@ -1,6 +1,7 @@
 """How a site leaves: the reboot command, once, and what tells that a REBOOT or RESTART has failed.
 
-A RESTART is carried out by whoever supervises the processes; here only the time is watched.
+A RESTART is carried out by whoever supervises the processes (`bess up`, the launch file); here only the time is
+watched.
 """
 
 from __future__ import annotations

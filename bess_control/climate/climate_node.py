@@ -13,13 +13,14 @@ from bess.msg import (
     ClimateSetpoint,
     ClimateStatus,
     ClimateZone,
+    Event,
     IoStatus,
     OutputSetpoint,
     PowerProposal,
 )
 from bess.srv import ForceClimate
 from bess_core import qos
-from bess_core.convert import site_time, stamp
+from bess_core.convert import site_time, stamp, wall_stamp
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -108,9 +109,11 @@ class ClimateNode(BessNode):
                 self._turns.setdefault(module, []).append((zone, output, name))
         self._most = max(map(len, self._turns.values()), default=1)
         self._proposals = self.create_publisher(PowerProposal, topic('proposals'), qos.EVENT)
+        self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
+        self._forced: set[tuple[str, str]] = set()  # zone, output
         self._own: list[tuple[Callable[[Any], Any], Any]] = [
             *((self.destroy_publisher, e) for e in (
-                *self._shown.values(), *self._orders.values(), *self._told.values(), self._proposals)),
+                *self._shown.values(), *self._orders.values(), *self._told.values(), self._proposals, self._events)),
             (self.destroy_service, self.create_service(ForceClimate, '~/force', self._on_force))]
         for names, kind, taken in ((p.io, IoStatus, self._on_io), (p.climate, ClimateStatus, self._on_climate),
                                    (p.batteries, BatteryStatus, self._on_battery)):
@@ -158,6 +161,13 @@ class ClimateNode(BessNode):
             response.accepted = not response.message
         if response.accepted:
             response.message = 'back to automatic' if isnan(request.value) else f'for {request.duration:g} s'
+            key = (request.zone, request.output)
+            if isnan(request.value):
+                self._forced.discard(key)
+                self._say_forced(key, 'released', f'by {request.by}')
+            else:
+                self._forced.add(key)
+                self._say_forced(key, 'forced', f'{request.value:.0%} for {request.duration:g} s by {request.by}')
             self.log.info('force', zone=request.zone, output=request.output, value=request.value, by=request.by,
                           seconds=request.duration)
         return response
@@ -172,6 +182,9 @@ class ClimateNode(BessNode):
             sensors = p.sensors[name]
             samples = [s for sensor in sensors for s in self._samples.get(sensor, [Sample(nan, -inf)])]
             out = self.last[name] = zone.tick(samples, now)
+            for output in {o for z, o in self._forced if z == name} - out.forced.keys():
+                self._forced.discard((name, output))
+                self._say_forced((name, output), 'released', 'its time is over')
             if out.usable < out.sensors:
                 broken.append(f'{name}: {out.usable} of {out.sensors} temperatures can be used')
             if (not p.interlock or name in p.interlock) and not (out.charge_allowed and out.discharge_allowed):
@@ -184,6 +197,11 @@ class ClimateNode(BessNode):
             self.set_fault(bool(barred), 'climate.interlock', Severity.WARNING, '; '.join(barred))
             if barred and self.is_active:
                 self._bound('; '.join(barred), now)
+
+    def _say_forced(self, what: tuple[str, str], change: str, text: str) -> None:
+        event = Event(kind='climate', source=self.get_name(), name='.'.join(what), change=change, text=text)
+        event.header.stamp = wall_stamp(self.clock.wall())
+        self._events.publish(event)
 
     def _send(self, _: Tick) -> None:
         """One order to each module."""

@@ -7,6 +7,7 @@ import difflib
 import getpass
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,10 @@ def _list(session: Session, args: argparse.Namespace) -> int:
     from .words import local
 
     faults = collect(session, args.site)
+    seen = _acknowledged(session, absolute(args.site)) if faults else {}
     if args.json:
-        print_json([{'site': site, 'severity_name': SEVERITY.get(f.severity, '?'), **plain(f)}
-                    for site, f in faults])
+        print_json([{'site': site, 'severity_name': SEVERITY.get(f.severity, '?'), **plain(f),
+                     'acknowledged_by': seen.get((site, f.source, f.id), '')} for site, f in faults])
         return 0
     if not faults:
         print('no faults')
@@ -111,12 +113,31 @@ def _list(session: Session, args: argparse.Namespace) -> int:
         state = 'active' if f.active else 'cause gone'
         rows.append([SEVERITY.get(f.severity, '?'), f'{site}/{f.source}', f.id,
                      local(f.since.sec + f.since.nanosec * 1e-9), str(f.count),
-                     state + (', latched' if f.latched else '')])
+                     state + (', latched' if f.latched else '')
+                     + (f', seen by {who}' if (who := seen.get((site, f.source, f.id))) else '')])
     lines = text_table(['severity', 'node', 'id', 'since (local time)', 'times', 'state'], rows).split('\n')
     print(lines[0])
     for line, (_, fault) in zip(lines[1:], faults, strict=True):
         print(f'{line}\n    {fault.text}')
     return 0
+
+
+def _acknowledged(session: Session, namespace: str) -> dict[tuple[str, str, str], str]:
+    """(site, node, fault id) -> who acknowledged it, of the sites that have a fault manager."""
+    from bess.msg import FaultOverview
+
+    from .. import qos
+
+    told: dict[str, Any] = {}
+    topics = [t for t, types in session.node.get_topic_names_and_types()
+              if 'bess/msg/FaultOverview' in types and t.startswith(f'{namespace}/')
+              and session.node.count_publishers(t)]
+    for topic in topics:
+        session.node.create_subscription(FaultOverview, topic, partial(told.__setitem__, topic), qos.STATE)
+    if topics and not session.until(lambda: len(told) == len(topics)):
+        print('bess faults: the fault manager does not say what was acknowledged', file=sys.stderr)
+    return {(t.rsplit('/', 2)[0], e.fault.source, e.fault.id): e.acknowledged_by
+            for t, m in told.items() for e in m.entries if e.acknowledged}
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bess.msg import ClimateZone, IoStatus, OutputSetpoint, PowerProposal
+from bess.msg import ClimateZone, Event, IoStatus, OutputSetpoint, PowerProposal
 from bess.srv import ForceClimate
 from bess_control.climate.climate_node import ClimateNode, ClimateParams
 from bess_core import qos
@@ -83,10 +83,17 @@ def test_force_by_service(graph: Any) -> None:
                 {'by': ' '}):
         answer = force(**bad)
         assert not answer.accepted and answer.message, bad
+    events = graph.listen(Event, 'events', qos.EVENT)
     assert force().accepted
     graph.wait(lambda: c.value('fan') == 1.0 and c.zones[-1].forced.startswith('fan=1 for '), 'forced')
     assert force(value=nan).accepted
     graph.wait(lambda: c.zones[-1].forced == '', 'automatic')
+    assert force(duration=0.3).accepted
+    graph.wait(lambda: len(events) == 4, 'told')
+    assert [(e.kind, e.name, e.change) for e in events] == [('climate', 'cabinet.fan', w) for w in (
+        'forced', 'released', 'forced', 'released')]
+    assert [events[0].text, events[1].text, events[3].text] == [
+        '100% for 60 s by eva', 'by eva', 'its time is over']
 
 
 @pytest.mark.parametrize(('change', 'text'), [

@@ -56,9 +56,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def write_site(path: Path, *, without: Iterable[str] = (),
-               edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """The demo site with free ports, without some nodes, and changed by `edit`."""
-    data = yaml.safe_load(DEMO.read_text(encoding='utf-8'))
+               edit: Callable[[dict[str, Any]], None] | None = None, source: Path = DEMO) -> Path:
+    """The demo site (or another one) with free ports, without some nodes, and changed by `edit`."""
+    data = yaml.safe_load(source.read_text(encoding='utf-8'))
     for name in without:
         del data['nodes'][name]
     devices = data['simulation']['devices']
