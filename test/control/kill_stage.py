@@ -109,7 +109,7 @@ nodes:
   watchdog: {type: watchdog, nodes: [manager], device: "WATCHDOG", grace: 0.0, period: 0.1, timeout: 0.6}
   monitors: {type: monitors, batteries: [bms]}
   safe: {type: limiter, source: bat4, rated_charge_power: 5000.0, rated_discharge_power: 5000.0}
-"""
+""".replace('ZONE', ZONE)
 READING = BatteryReading(
     quality=Quality.OK, mode=Mode.IDLE, contactor=Contactor.CLOSED, voltage=50.0, current=0.0, power=0.0, soc=0.5,
     energy=2500.0, energy_full=5000.0, charge=50.0, charge_full=100.0, max_charge_power=2000.0,
@@ -122,7 +122,7 @@ class Zygote:
 
     def __init__(self, folder: Path) -> None:
         file = folder / 'site.yaml'
-        file.write_text(SITE.replace('ZONE', ZONE))
+        file.write_text(SITE)
         self._process = subprocess.Popen([sys.executable, str(Path(__file__).with_name('zygote.py')), str(file)],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._line()
@@ -154,7 +154,7 @@ class Stage:
         self.graph, self.zygote, self.name, self.folder = graph, zygote, name, folder
         self.file, self.watchdog = folder / 'site.yaml', folder / 'watchdog'
         self.watchdog.touch()
-        self.file.write_text(SITE.replace('WATCHDOG', str(self.watchdog)).replace('ZONE', ZONE))
+        self.file.write_text(SITE.replace('WATCHDOG', str(self.watchdog)))
         self.roles = {n.name: n.role for n in load(self.file, state=folder).nodes}
         self.silent: set[str] = {name}  # nodes without a heartbeat
         self.lifecycles = {n: INACTIVE if r in DRIVEN else ACTIVE for n, r in self.roles.items()}

@@ -87,7 +87,7 @@ def run(n: int, seconds: int, seed: int, params: LimiterParams = PARAMS, season:
     power, command, q = np.zeros(n), np.zeros(n), np.zeros(n)
     bms = np.tile([[RATED], [RATED]], (1, n)).astype(float)
     contactor = np.ones(n, dtype=bool)
-    error = np.zeros(n, dtype=int)  # 0 none, 1 NaN, 2 out of range, 3 late
+    error = np.zeros(n, dtype=int)  # 0 none, 1 NaN, 2 out of range, 3 late, 4 frozen (it says that it is fresh)
     which = np.zeros(n, dtype=int)
     order = np.zeros(n)
     waiting: deque[np.ndarray] = deque([np.zeros(n)] * LAG_TICKS, maxlen=LAG_TICKS)
@@ -105,7 +105,7 @@ def run(n: int, seconds: int, seed: int, params: LimiterParams = PARAMS, season:
         bms = np.where(u[4:6] < 0.004, u[6:8] * 1.7 * RATED * (u[6:8] < 0.7), bms)
         contactor = np.where(u[8] < 0.002, ~contactor, contactor | (u[8] > 0.95))
         fails = ~honest & (u[9] < 0.004)
-        error = np.where(fails, 1 + (u[10] * 3).astype(int), np.where(u[9] > 0.98, 0, error))
+        error = np.where(fails, 1 + (u[10] * 4).astype(int), np.where(u[9] > 0.98, 0, error))
         which = np.where(fails, (u[8] * 6).astype(int), which)
         # Physics of the last second, under the power that flows now.
         voltage_cell = np.interp(soc, *OCV) + slow
@@ -122,7 +122,9 @@ def run(n: int, seconds: int, seed: int, params: LimiterParams = PARAMS, season:
         late = error == 3
         for i, (name, value) in enumerate(true.items()):
             wrong = np.where(error == 1, np.nan, -500.0 if t % 2 else 1e9)
-            measured = np.where((error > 0) & ~late & (which == min(i, 5)), wrong, value)
+            hit = which == min(i, 5)
+            measured = np.where(((error == 1) | (error == 2)) & hit, wrong, value)
+            measured = np.where((error == 4) & hit, seen.get(name, value), measured)
             if name in ('charge', 'discharge'):  # a limit out of range is one that a driver has refused: unknown
                 measured = np.where(measured > 10 * RATED, np.nan, measured)
             if name == 'voltage':
