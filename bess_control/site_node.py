@@ -28,6 +28,7 @@ from .leaving import Leaving
 from .site_demand import Demand
 from .site_journal import SiteJournal
 from .site_state import LEAVING, Reply, SiteMachine, SiteParams, SiteState
+from .sleep_switch import SleepSwitch
 from .storage_node import parts
 
 ANSWER_S = 2.0  # a lifecycle request without an answer for so long may be sent again
@@ -94,8 +95,6 @@ class SiteNode(BessNode):
         p = self.params
         self._demand = Demand(p.idle_power, p.wake_ahead, p.timeout)
         self._leaving = Leaving(p.reboot_command, p.leave_delay, p.leave_timeout)
-        self._switch_told: bool | None = None
-        self._switch_asked = -inf
         self._own: list[Any] = [
             self.create_subscription(Heartbeat, self.ctx.topic('heartbeat'), self._on_heartbeat, qos.EVENT),
             self.create_subscription(FaultArray, self.ctx.topic('faults'), self._on_faults, qos.FAULTS),
@@ -119,7 +118,7 @@ class SiteNode(BessNode):
         self._lifecycle = {
             name: self.create_client(ChangeState, self.ctx.topic(f'{name}/change_state')) for name in self._driven
         }
-        self._switch = self.create_client(SetBool, self.ctx.topic(p.sleep_switch)) if p.sleep_switch else None
+        self._switch = SleepSwitch(self, p.sleep_switch)
         self.every(p.period, self._look, phase=2)
         self._publish_state()
         self._apply(self._resumed)
@@ -133,9 +132,8 @@ class SiteNode(BessNode):
             self.destroy_service(service)
         for client in getattr(self, '_lifecycle', {}).values():
             self.destroy_client(client)
-        if (switch := getattr(self, '_switch', None)) is not None:
-            self.destroy_client(switch)
-            self._switch = None
+        if hasattr(self, '_switch'):
+            self._switch.close()
         self._own, self._offered, self._lifecycle = [], [], {}
         if getattr(self, '_state', None) is not None:
             self.destroy_publisher(self._state)
@@ -188,7 +186,9 @@ class SiteNode(BessNode):
                 self._apply(self._machine.node_lost(name, now, 'silent' if state == 0 else 'not configured'))
         self._apply(self._machine.look(now, self._demand.text(now)))
         self._drive(now)
-        self._drive_switch(now)
+        self._switch.drive(self._machine.asleep and not any(
+            self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode'),
+            now)
         self._leave(now)
 
     def _drive(self, now: float) -> None:
@@ -278,27 +278,6 @@ class SiteNode(BessNode):
     def _on_meter(self, m: MeterStatus) -> None:
         if m.quality == MeterStatus.QUALITY_OK:
             self._demand.meter(self.params.wake_meter, m.active_power, self.params.wake_power, self.clock.now())
-
-    def _drive_switch(self, now: float) -> None:
-        """The relay that lets batteries sleep: on when all converters are off, off as soon as the site wakes."""
-        if self._switch is None:
-            return
-        asleep = self._machine.asleep and not any(
-            self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode')
-        if asleep is self._switch_told or (self._switch_told is None and not asleep):
-            return
-        if now - self._switch_asked < ANSWER_S or not self._switch.service_is_ready():
-            return
-        self._switch_asked = now
-        self._switch.call_async(SetBool.Request(data=asleep)).add_done_callback(partial(self._on_switch, asleep))
-
-    def _on_switch(self, asleep: bool, future: Any) -> None:
-        result = future.result()
-        ok = result is not None and result.success
-        self._switch_asked = -inf if ok else self._switch_asked
-        self._switch_told = asleep if ok else self._switch_told
-        self.set_fault(not ok, 'site.sleep_switch', Severity.WARNING,
-                       f'{self.params.sleep_switch} did not switch: {getattr(result, "message", "no answer")}')
 
     def _on_sleep(self, request: SleepTimer.Request, response: SleepTimer.Response) -> SleepTimer.Response:
         reply = self._apply(self._machine.sleep(request.duration, self.clock.now()))

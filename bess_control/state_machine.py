@@ -12,67 +12,19 @@ stays in STOPPING and `fault` says what is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import acos, inf, isfinite, isnan, nan, tan
 
+from bess_control.soc_limits import SocLimits
 from bess_control.storage_params import READY, StorageParams, StorageState
+from bess_control.storage_view import CLOSED, Answer, Change, View, Wanted
 from bess_control.words import watts
-from bess_core.values import BatteryReading, Contactor, ConverterState, Mode, Quality
+from bess_core.values import Contactor, ConverterState, Mode, Quality
 
-__all__ = ['Answer', 'StorageMachine', 'StorageParams', 'StorageState', 'View', 'Wanted']
+__all__ = ['CLOSED', 'Answer', 'Change', 'StorageMachine', 'StorageParams', 'StorageState', 'View', 'Wanted']
 
 S = StorageState
-#: Closed for at least one direction: a battery that is too empty to discharge must be able to charge.
-CLOSED = (Contactor.CLOSED, Contactor.CHARGE_ONLY, Contactor.DISCHARGE_ONLY)
 COMMANDS = ('start', 'stop', 'charge', 'discharge', 'hold', 'recover_soc')
 SOC_STEP = 0.05  # percent, less is no progress of a recovery
-
-
-@dataclass(slots=True)
-class View:
-    """What is known of the unit at one moment."""
-
-    battery: BatteryReading = field(default_factory=BatteryReading)
-    contactor: Contactor = Contactor.UNKNOWN  # of the battery management system
-    contactor_time: float = -inf  # s, when it was measured
-    converter: ConverterState = ConverterState.UNKNOWN
-    converter_time: float = -inf  # s
-    converter_on: bool = False  # it was started: it takes orders
-    faults: tuple[str, ...] = ()  # what battery and converter report, in words
-    has_contactor: bool = True  # False: there is none to switch
-    has_converter: bool = True  # False: there is none to switch
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One transition."""
-
-    previous: StorageState
-    state: StorageState
-    cause: str
-    time: float  # s
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer to a command; `state` is the state after it."""
-
-    accepted: bool
-    message: str
-    state: StorageState
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What is to be made true now. `order` in W or A (see user_command_mode); NaN = no order."""
-
-    contactor: bool | None = None  # True closed, False open, None as it is
-    converter: bool | None = None  # True on, False off, None as it is
-    order: float = nan  # + = charging
-    reactive: float = nan  # var, NaN = leave
-    reasons: list[str] = field(default_factory=list)  # why `order` is not what was asked, and what is waited for
-    alarms: list[tuple[str, str]] = field(default_factory=list)  # (fault id, text), present now
-    changes: list[Change] = field(default_factory=list)  # since the last tick
 
 
 class StorageMachine:
@@ -88,13 +40,11 @@ class StorageMachine:
         self.last_command = ''
         self.asked = nan  # W or A, + = charging
         self.recovery = False  # to recover as soon as the unit is connected
-        self.soc = nan  # percent
-        self._soc_time = -inf
+        self.charge = SocLimits(params)
         self._view = View()
         self._power_factor = nan
         self._until = inf  # when the lease of the command is over
         self._rate = params.recovery_rate
-        self._at_high = self._at_low = False
         self._soc_looked = self._fault_looked = -inf
         self._gain, self._gain_time = nan, now
         self._stop_step = 0
@@ -149,7 +99,7 @@ class StorageMachine:
             self._forget()
             self._request(S.HOLD_TRANSITION, f'{name} with negative value by {by}', now)
             return False, f'{name} of {value:g} is negative (strict_power_sign); the unit holds'
-        if why := self._soc_forbids(charge, now):
+        if why := self.charge.forbids(charge, now):
             return False, why
         self.asked = abs(value) if charge else -abs(value)
         self._power_factor = power_factor if isfinite(power_factor) and power_factor else nan
@@ -165,7 +115,7 @@ class StorageMachine:
             rate = self.params.recovery_rate
         if self.state is S.STOPPING:
             return False, 'recover_soc is refused in STOPPING: a stop is not undone'
-        if isfinite(self.soc) and self.soc >= self.params.soc_recovered_level:
+        if self.charge.recovered:
             return False, (f'state of charge is {self.soc:.1f} %, recovered is '
                            f'{self.params.soc_recovered_level:g} %')
         cause = f'recover_soc by {by}'
@@ -202,8 +152,7 @@ class StorageMachine:
         """Look at the unit and say what is wanted now."""
         self._view = view
         wanted = Wanted()
-        self._see_soc(view.battery)
-        self._watch_soc()
+        self.charge.see(view.battery)
         if self.state not in (S.STOPPED, S.STOPPING):
             self._watch_faults(now)
         if self.state not in (S.STOPPED, S.STOPPING, S.STARTING, S.CONNECTING, S.CONNECTED):
@@ -220,22 +169,22 @@ class StorageMachine:
     def _step(self, now: float) -> None:
         p, view, waited = self.params, self._view, now - self.since
         if self.state is S.STARTING:
-            if not (missing := self._not_sound(now)):
+            if not (missing := view.not_sound(now, p.max_data_age)):
                 self._request(S.CONNECTING, 'readings are sound', now)
             elif waited >= p.start_timeout:
                 self._fail(f'no start within {p.start_timeout:g} s: {missing}', now)
         elif self.state is S.CONNECTING:
-            if self._closed(now):
+            if view.closed(self.since):
                 self._request(S.CONNECTED, 'contactors are closed', now)
             elif waited >= p.connect_timeout:
                 self._fail(f'contactors not closed within {p.connect_timeout:g} s', now)
         elif self.state is S.CONNECTED:
-            if self._converter_ready(now):
+            if view.converter_ready(now, p.max_data_age):
                 self._after_start(now)
             elif waited >= p.inverter_timeout:
                 self._fail(f'converter not on within {p.inverter_timeout:g} s: {view.converter.name}', now)
         elif self.state is S.HOLD_TRANSITION:
-            if self._rests(now):
+            if view.rests(now, self.since, p):
                 self._enter(S.HOLDING, 'nothing flows', now)
             elif waited >= p.transition_timeout:
                 self._fail(f'power not at zero within {p.transition_timeout:g} s: '
@@ -244,7 +193,7 @@ class StorageMachine:
             charge = self.state is S.CHARGE_TRANSITION
             if now >= self._until:
                 self._hold('the lease of the command is over', now)
-            elif self._there():
+            elif view.follows(self._granted, self.since, p):
                 self._enter(S.CHARGING if charge else S.DISCHARGING, 'power is there', now)
             elif waited >= p.transition_timeout:
                 self._hold(f'power not there within {p.transition_timeout:g} s: ordered '
@@ -257,13 +206,13 @@ class StorageMachine:
             self._stopping(now)
 
     def _after_start(self, now: float) -> None:
-        if self._soc_old(now):
+        if self.charge.old(now):
             if now - self.since >= self.params.inverter_timeout:
                 self._fail('no state of charge', now)
             return
-        low = self.soc <= self.params.soc_low_limit
-        if low or (self.recovery and self.soc < self.params.soc_recovered_level):
-            cause = self._low_text() if low else 'recover_soc was asked for'
+        low = self.charge.low
+        if low or (self.recovery and not self.charge.recovered):
+            cause = self.charge.low_text if low else 'recover_soc was asked for'
             if self._request(S.LOW_SOC_RECOVERY, cause, now)[0]:
                 return
         self.recovery = False
@@ -271,7 +220,7 @@ class StorageMachine:
 
     def _recovering(self, now: float) -> None:
         p = self.params
-        if isfinite(self.soc) and self.soc >= p.soc_recovered_level:
+        if self.charge.recovered:
             self._forget()
             self._request(S.HOLD_TRANSITION, f'recovered: state of charge is {self.soc:.1f} %', now)
         elif not self.soc <= self._gain + SOC_STEP:
@@ -282,12 +231,10 @@ class StorageMachine:
 
     def _stopping(self, now: float) -> None:
         """Steps: 0 to zero, 1 converter off, 2 contactors open. Late ones are left behind, not waited for."""
-        view = self._view
-        late = now - self._step_since >= self.params.stop_timeout
-        off = not view.has_converter or (not view.converter_on and view.converter is not ConverterState.RUNNING)
-        is_open = not view.has_contactor or (
-            view.contactor is Contactor.OPEN and view.contactor_time >= self.since)
-        done = (self._rests(now) or self._no_current(now), off, is_open)
+        view, p = self._view, self.params
+        late = now - self._step_since >= p.stop_timeout
+        off, is_open = view.converter_off, view.open(self.since)
+        done = (view.rests(now, self.since, p) or view.no_current(now, p.max_data_age), off, is_open)
         text = ('power is not at zero', 'converter is not off', 'contactors are not confirmed open')
         if self._stop_step < 2:
             if done[self._stop_step] or late:
@@ -304,58 +251,25 @@ class StorageMachine:
 
     # Monitors
 
-    def _see_soc(self, battery: BatteryReading) -> None:
-        # A value that cannot be is none: it ages until the unit is stopped.
-        if battery.quality is not Quality.INVALID and 0.0 <= battery.soc <= 1.0 and battery.time > self._soc_time:
-            self.soc, self._soc_time = 100.0 * battery.soc, battery.time
-
-    def _soc_old(self, now: float) -> bool:
-        return not now - self._soc_time <= self.params.soc_monitor_max_time
-
-    def _watch_soc(self) -> None:
-        p = self.params
-        if isnan(self.soc):
-            return
-        if self.soc >= p.soc_high_limit:
-            self._at_high = True
-        elif self.soc < p.soc_high_limit - p.soc_hysteresis:
-            self._at_high = False
-        if self.soc <= p.soc_low_limit:
-            self._at_low = True
-        elif self.soc > p.soc_low_limit + p.soc_hysteresis:
-            self._at_low = False
-
     def _watch_soc_in_operation(self, now: float) -> None:
         p = self.params
         recovering = self.state is S.LOW_SOC_RECOVERY
         if now - self._soc_looked < (p.soc_recovery_check_interval if recovering else p.soc_monitor_interval) - 1e-9:
             return
         self._soc_looked = now
-        if self._soc_old(now):
-            known = isfinite(self._soc_time)
-            self._fail(f'state of charge is {now - self._soc_time:.0f} s old' if known
+        if self.charge.old(now):
+            known = isfinite(self.charge.time)
+            self._fail(f'state of charge is {now - self.charge.time:.0f} s old' if known
                        else 'no state of charge was ever read', now)
         elif recovering:
             return
-        elif self._at_high and self.state in (S.CHARGE_TRANSITION, S.CHARGING):
+        elif self.charge.at_high and self.state in (S.CHARGE_TRANSITION, S.CHARGING):
             self._hold(f'state of charge {self.soc:.1f} % has reached the high limit {p.soc_high_limit:g} %', now)
-        elif self.soc <= p.soc_low_limit and self.state not in (S.CHARGE_TRANSITION, S.CHARGING):
+        elif self.charge.low and self.state not in (S.CHARGE_TRANSITION, S.CHARGING):
             self._rate = p.recovery_rate
-            if not self._request(S.LOW_SOC_RECOVERY, self._low_text(), now)[0] and self.state in (
+            if not self._request(S.LOW_SOC_RECOVERY, self.charge.low_text, now)[0] and self.state in (
                     S.DISCHARGE_TRANSITION, S.DISCHARGING):
-                self._hold(self._low_text(), now)
-
-    def _soc_forbids(self, charge: bool, now: float) -> str:
-        p = self.params
-        if self._soc_old(now):
-            return 'the state of charge is unknown'
-        if charge and self._at_high:
-            return (f'charge is refused: state of charge {self.soc:.1f} %, high limit {p.soc_high_limit:g} %, '
-                    f'allowed again below {p.soc_high_limit - p.soc_hysteresis:g} %')
-        if not charge and self._at_low:
-            return (f'discharge is refused: state of charge {self.soc:.1f} %, low limit {p.soc_low_limit:g} %, '
-                    f'allowed again above {p.soc_low_limit + p.soc_hysteresis:g} %')
-        return ''
+                self._hold(self.charge.low_text, now)
 
     def _watch_faults(self, now: float) -> None:
         p, b = self.params, self._view.battery
@@ -376,58 +290,6 @@ class StorageMachine:
             self._fail('battery has no valid reading', now)
         elif self._view.has_contactor and self._view.contactor is Contactor.OPEN:
             self._fail('contactors have opened', now)
-
-    # Conditions
-
-    def _not_sound(self, now: float) -> str:
-        """What is missing for a start; '' = nothing."""
-        v, age = self._view, self.params.max_data_age
-        if v.has_contactor and not now - v.contactor_time <= age:
-            return 'the battery management system is not read'
-        if v.has_converter and not now - v.converter_time <= age:
-            return 'the converter is not read'
-        if not v.has_contactor and v.battery.quality is Quality.INVALID:
-            return 'the battery is not read'
-        if v.has_converter and v.converter is ConverterState.FAULT:
-            return 'the converter is in fault'
-        if v.battery.mode is Mode.FAULT:
-            return 'the battery is in fault'
-        return ''
-
-    def _closed(self, now: float) -> bool:
-        v = self._view
-        return not v.has_contactor or (
-            v.contactor in CLOSED and v.contactor_time >= self.since)  # measured after it was asked
-
-    def _converter_ready(self, now: float) -> bool:
-        v = self._view
-        return not v.has_converter or (
-            v.converter_on and v.converter in (ConverterState.STANDBY, ConverterState.RUNNING)
-            and now - v.converter_time <= self.params.max_data_age)
-
-    def _fresh(self, now: float) -> bool:
-        b = self._view.battery
-        return b.quality is not Quality.INVALID and now - b.time <= self.params.max_data_age
-
-    def _rests(self, now: float) -> bool:
-        b = self._view.battery
-        return self._fresh(now) and b.time >= self.since and abs(b.power) <= self.params.zero_tolerance
-
-    def _no_current(self, now: float) -> bool:
-        """Nothing can flow: the contactors are known to be open."""
-        v = self._view
-        return v.has_contactor and v.contactor is Contactor.OPEN and now - v.contactor_time <= self.params.max_data_age
-
-    def _there(self) -> bool:
-        """The measured power is the ordered one, within tolerance, and of the right sign."""
-        b, p = self._view.battery, self.params
-        if isnan(self._granted) or self._granted == 0.0 or b.quality is Quality.INVALID or b.time < self.since:
-            return False
-        wish = self._granted * b.voltage if p.in_current else self._granted
-        power = b.current * b.voltage if p.in_current and isfinite(b.current) else b.power
-        if abs(wish) <= p.zero_tolerance:
-            return abs(power) <= p.zero_tolerance
-        return abs(power - wish) <= max(p.follow_tolerance * abs(wish), p.zero_tolerance) and power * wish > 0.0
 
     # What is wanted
 
@@ -468,7 +330,7 @@ class StorageMachine:
         else:
             battery = b.max_discharge_current if p.in_current else b.max_discharge_power
         limit, why = p.highest_command, f'max_inverter_command {self._in_words(p.highest_command)}'
-        if not self._fresh(now):
+        if not self._view.fresh(now, p.max_data_age):
             limit, why = 0.0, 'the battery has no fresh reading'
         elif isnan(battery) or battery < limit:
             limit = 0.0 if isnan(battery) else max(battery, 0.0)
@@ -510,9 +372,6 @@ class StorageMachine:
     def _forget(self) -> None:
         self.asked, self._until, self._power_factor = nan, inf, nan
 
-    def _low_text(self) -> str:
-        return f'state of charge {self.soc:.1f} % is at or below the low limit {self.params.soc_low_limit:g} %'
-
     def _in_words(self, value: float) -> str:
         return f'{value:.1f} A' if self.params.in_current else watts(value)
 
@@ -520,6 +379,11 @@ class StorageMachine:
         self._changes.append(Change(self.state, state, cause, now))
         self.previous, self.state, self.cause, self.since = self.state, state, cause, now
         self._granted = nan  # an order of the state before proves nothing for this one
+
+    @property
+    def soc(self) -> float:
+        """State of charge in percent; NaN = never read."""
+        return self.charge.soc
 
     @property
     def granted(self) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import inf, isfinite, isnan, nan
+from math import inf, nan
 from typing import Any, ClassVar
 
 from std_msgs.msg import UInt64
@@ -29,6 +29,7 @@ from bess_core.values import BatteryReading, Quality
 from ..site_state import SiteState
 from .reports import Note, last_id, read_note, store
 from .response import Response, analyse
+from .run import Run, report
 from .sequence import TRANSITIONS, Allowed, Step, check, parse, total
 
 LEASE_S = 1.0
@@ -56,29 +57,6 @@ class TestControllerParams:
     def __post_init__(self) -> None:
         if not self.battery:
             raise ValueError('battery is missing; name the battery that is tested')
-
-
-@dataclass
-class Run:
-    """One test."""
-
-    id: int
-    steps: tuple[Step, ...]
-    by: str
-    alive: float  # s
-    started: float  # s, site clock
-    heard: float  # s, last sign of the client
-    expected: SiteState
-    mode: str  # main mode before
-    total: float  # s
-    index: int = 0
-    step_started: float = 0.0
-    before: float = 0.0  # W, order before this step
-    measured_before: float = nan  # W
-    first: int = 0  # sample at which the step began
-    called: bool = False
-    answered: bool = False
-    mode_changed: bool = False
 
 
 class TestControllerNode(BessNode):
@@ -397,17 +375,9 @@ class TestControllerNode(BessNode):
         self.log.info('test', change=change, what=text)
 
     def _save(self, run: Run) -> None:
-        """The report as JSON beside the state of the site; the oldest beyond `keep` go."""
-        m = self._message
-        fields = list(TestStep.get_fields_and_field_types())
-        report = {
-            'id': run.id, 'by': run.by, 'battery': m.battery, 'result': 'aborted' if m.state == TestState.ABORTED
-            else 'done', 'message': m.message, 'ended': time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(
-                self.clock.wall())), 'seconds': m.elapsed,
-            'steps': [{f: _json(getattr(s, f)) for f in fields} for s in m.steps],
-            'samples': {n: [_json(round(v, 3)) for v in values] for n, values in self._samples.items()}}
+        ended = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(self.clock.wall()))
         try:
-            store(self._folder, run.id, report, self.params.keep)
+            store(self._folder, run.id, report(self._message, run, self._samples, ended), self.params.keep)
         except OSError as error:
             self.log.error('the report of the test cannot be saved', error=str(error))
 
@@ -415,10 +385,6 @@ class TestControllerNode(BessNode):
         """For people."""
         m = getattr(self, '_message', None)
         return {} if m is None else {'test': str(m.id), 'message': m.message}
-
-
-def _json(value: Any) -> Any:
-    return None if isinstance(value, float) and (isnan(value) or not isfinite(value)) else value
 
 
 def _step(text: str, r: Response) -> TestStep:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import inf, isnan, nan
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bess_control.state_machine import COMMANDS, StorageMachine, View, Wanted
+from bess_control.storage_node import StorageNodeParams
 from bess_control.storage_params import ALLOWED, READY, StorageParams, StorageState
 from bess_core.params import ParameterError, build
 from bess_core.values import BatteryReading, Contactor, ConverterState, Mode, Quality
@@ -483,6 +486,25 @@ def test_defaults_are_those_of_the_original() -> None:
     assert (p.system_fault_check_interval, p.wait_connecting_interval, p.strict_power_sign, p.user_command_mode) == (
         1.0, 1.0, True, 'POWER')
     assert set(ALLOWED[S.CHARGE_TRANSITION]) == set(READY)
+
+
+#: Further options of the original, of its devices and their point tables.
+ELSEWHERE = (
+    'battery_config inverter_config meter_config actuator_vip class_name module_name points repeatable_blocks '
+    'mesa_name driver_point_name topic_prefix scale_factor offset unit rpc_attempts rpc_wait max_data_age '
+    'buffer_length charge_sign inverter_heartbeat_check_interval inverter_heartbeat_warning_time '
+    'initial_inverter_heartbeat_count inverter_heartbeat_count_limit security_code_value inverter_command_mode')
+
+
+def test_every_option_of_the_original_is_one_here_or_is_told_where_it_went() -> None:
+    assert StorageNodeParams(battery='b').system_state_publish_topic == 'record/BESS/SystemState'
+    assert StorageParams().max_inverter_command == 125.0
+    page_folder = Path(__file__).parents[2] / 'docs'
+    page = (page_folder / 'storage.md').read_text(encoding='utf-8')
+    table = page.partition('## Options that are different here')[2].partition('##')[0]
+    assert [name for name in ELSEWHERE.split() if f'`{name}`' not in table] == []
+    profile = yaml.safe_load((page_folder.parent / 'config/devices/rhombus_res125.yaml').read_text(encoding='utf-8'))
+    assert (profile['write']['heartbeat']['below'], profile['write']['heartbeat']['value']) == (750, 931)
 
 
 EVENT = st.one_of(

@@ -117,7 +117,7 @@ def test_a_day_of_a_unit_over_services(graph: Any) -> None:
     answer = ask(graph, 'start')
     assert answer.accepted and answer.state in ('STARTING', 'CONNECTING')
     graph.wait(lambda: states[-1].name == 'HOLDING', lambda: f'holding, not {states[-1]}')
-    assert unit.log[:2] == ['contactor closed', 'converter on']
+    assert list(dict.fromkeys(unit.log))[:2] == ['contactor closed', 'converter on']  # each may be told again
     assert ask(graph, 'charge', 2000.0).state == 'CHARGE_TRANSITION'
     graph.wait(lambda: states[-1].name == 'CHARGING' and unit.power == 2000.0, 'charging')
     assert ask(graph, 'discharge', 9000.0).accepted
@@ -212,7 +212,7 @@ def limiter(graph: Any, **params: Any) -> tuple[Unit, Any, list[Any]]:
 
 def test_a_limiter_is_a_battery_with_lower_limits_and_the_reasons(graph: Any) -> None:
     unit, node, seen = limiter(graph, software_discharge_power=3000.0)
-    assert (seen[-1].max_charge_power, seen[-1].max_discharge_power) == (5000.0, 3000.0)
+    graph.wait(lambda: (seen[-1].max_charge_power, seen[-1].max_discharge_power) == (5000.0, 3000.0), 'limits')
     assert 'discharge 3000 W: software' in seen[-1].limit_reasons
     unit.cell = 3.40
     graph.wait(lambda: seen[-1].max_charge_power == pytest.approx(1250.0), 'cell voltage')
