@@ -80,7 +80,7 @@ class MonitorsNode(BessNode):
         """The watched BMSes, which take no orders themselves -> the unit that does; '' = nothing of this site asks it
         alone."""
         nodes = self.ctx.site.nodes if self.ctx.site is not None else ()
-        units = {n.params.bms: n.name for n in nodes if n.role == 'battery' and getattr(n.params, 'bms', '')}
+        units = {n.params.bms: n.name for n in nodes if n.role == 'battery' and hasattr(n.params, 'bms')}
         bare = {n.name for n in nodes if n.role == 'bms'}
         return {name: units.get(name, '') for name in self.params.batteries if name in bare}
 
