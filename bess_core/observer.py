@@ -40,6 +40,11 @@ KINDS: dict[str, tuple[Any, Any]] = {
 DEFAULT = tuple(k for k in KINDS if k not in ('bess/msg/CellArray', 'bess/msg/Topology'))
 
 
+def is_current(topic: str, kind: str) -> bool:
+    """Not the history of states (`site_transitions`), which comes late and knows nothing of a mode chosen since."""
+    return kind != 'bess/msg/SystemState' or topic.endswith('/system_state')
+
+
 @dataclass
 class Seen:
     """Last message of one topic and when it came (monotonic s)."""
@@ -71,7 +76,8 @@ class SiteObserver:
         """Subscribe to what is new; number of topics watched."""
         for topic, types in self.node.get_topic_names_and_types():
             for kind in types:
-                if kind in self.kinds and topic not in self._subscriptions and self._ours(topic):
+                if (kind in self.kinds and topic not in self._subscriptions and self._ours(topic)
+                        and is_current(topic, kind)):
                     message_type, profile = KINDS[kind]
                     self._subscriptions[topic] = self.node.create_subscription(
                         message_type, topic, partial(self._on_message, topic, kind), profile)

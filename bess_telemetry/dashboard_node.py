@@ -33,6 +33,7 @@ from bess.msg import (
 from bess_core import qos
 from bess_core.convert import site_time
 from bess_core.node import BessNode
+from bess_core.observer import is_current
 from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import Severity
@@ -152,7 +153,7 @@ class DashboardNode(BessNode):
             if topic in self._topics or not topic.startswith(prefix):
                 continue
             for type_name in types:
-                if type_name not in self._readers:
+                if type_name not in self._readers or not is_current(topic, type_name):
                     continue
                 message_type, profile, take = self._readers[type_name]
                 name = topic.removeprefix(prefix).rpartition('/')[0] or topic.removeprefix(prefix)

@@ -575,7 +575,7 @@ def test_status(bess: Any) -> None:
     got = bess('status', '--json')
     assert got.code == 0, got.err
     seen = json.loads(got.out)
-    assert seen['sites']['/home']['state_name'] == 'RUN'
+    assert seen['sites']['/home']['state_name'] == 'RUN' and seen['sites']['/home']['mode'] != 'older'
     assert seen['batteries']['/home/house']['soc'] == 0.5 and seen['batteries']['/home/house']['soh'] is None
     assert seen['meters']['/home/meter']['active_power'] == 1234.0
     assert seen['faults'][0]['id'] == 'test.hot' and seen['silent'] == []
@@ -817,6 +817,8 @@ def serve() -> None:
         state = node.create_publisher(SystemState, 'system_state', qos.STATE)
         now = SystemState(state=SystemState.RUN, cause='test', mode='self_consumption')
         state.publish(now)
+        history = node.create_publisher(SystemState, 'site_transitions', qos.TRANSITIONS)
+        history.publish(SystemState(state=SystemState.RUN, cause='test', mode='older'))  # a mode was chosen since
         battery = node.create_publisher(BatteryStatus, 'house/status', qos.MEASUREMENT)
         meter = node.create_publisher(MeterStatus, 'meter/status', qos.MEASUREMENT)
         cells = node.create_publisher(CellArray, 'bms_a/cells', qos.MEASUREMENT)

@@ -133,6 +133,8 @@ def test_topics_reach_the_view(bench: Bench, tmp_path: Path) -> None:
     )
     faults.publish(FaultArray(source='jbd1', faults=[fault]))
     state.publish(SystemState(state=SystemState.RUN, mode='self_consumption'))
+    history = peer.create_publisher(SystemState, 'site_transitions', qos.TRANSITIONS)
+    history.publish(SystemState(state=SystemState.SLEEP, mode='older'))
 
     assert bench.node.trigger_configure().name == 'SUCCESS'
     assert bench.node.trigger_activate().name == 'SUCCESS'
