@@ -40,7 +40,7 @@ from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Severity
 
 from .load_estimate import without
-from .mode_outputs import ModeOutputs
+from .mode_outputs_node import ModeOutputs
 from .modes.base import Signal, View
 from .proposals import Proposal
 

@@ -28,7 +28,7 @@ from .leaving import Leaving
 from .site_demand import Demand
 from .site_journal import SiteJournal
 from .site_state import LEAVING, Reply, SiteMachine, SiteParams, SiteState
-from .sleep_switch import SleepSwitch
+from .sleep_switch_node import SleepSwitch
 from .storage_node import parts
 
 ANSWER_S = 2.0  # a lifecycle request without an answer for so long may be sent again

@@ -376,8 +376,9 @@ class TestControllerNode(BessNode):
 
     def _save(self, run: Run) -> None:
         ended = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(self.clock.wall()))
+        aborted = self._message.state == TestState.ABORTED
         try:
-            store(self._folder, run.id, report(self._message, run, self._samples, ended), self.params.keep)
+            store(self._folder, run.id, report(self._message, run, self._samples, aborted, ended), self.params.keep)
         except OSError as error:
             self.log.error('the report of the test cannot be saved', error=str(error))
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
 
-from bess.msg import TestState, TestStep
-
 from ..site_state import SiteState
 from .sequence import Step
 
@@ -36,13 +34,12 @@ class Run:
     mode_changed: bool = False
 
 
-def report(m: TestState, run: Run, samples: Mapping[str, Sequence[float]], ended: str) -> dict[str, Any]:
-    """What is kept of a test, as JSON-able values; `ended`: local time in words."""
-    fields = list(TestStep.get_fields_and_field_types())
+def report(m: Any, run: Run, samples: Mapping[str, Sequence[float]], aborted: bool, ended: str) -> dict[str, Any]:
+    """What is kept of a test, as JSON-able values. `m`: its `msg/TestState`; `ended`: local time in words."""
     return {
-        'id': run.id, 'by': run.by, 'battery': m.battery, 'result': 'aborted' if m.state == TestState.ABORTED
-        else 'done', 'message': m.message, 'ended': ended, 'seconds': m.elapsed,
-        'steps': [{f: _json(getattr(s, f)) for f in fields} for s in m.steps],
+        'id': run.id, 'by': run.by, 'battery': m.battery, 'result': 'aborted' if aborted else 'done',
+        'message': m.message, 'ended': ended, 'seconds': m.elapsed,
+        'steps': [{f: _json(getattr(s, f)) for f in s.get_fields_and_field_types()} for s in m.steps],
         'samples': {n: [_json(round(v, 3)) for v in values] for n, values in samples.items()}}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,15 @@ from bess_drivers.output_gate import OutputGate, OutputRule
 ACTIVE, INACTIVE = State.PRIMARY_STATE_ACTIVE, State.PRIMARY_STATE_INACTIVE
 RUN = SystemState.RUN
 START_S = 15.0  # until a new process is heard, on a busy machine
+
+
+def free_port() -> int:
+    """A port that is free at present."""
+    with socket.socket() as holder:
+        holder.bind(('127.0.0.1', 0))
+        return int(holder.getsockname()[1])
+
+
 #: A zone in which it is about noon: what depends on the time of day then behaves the same whenever the tests run.
 ZONE = f'Etc/GMT{time.gmtime().tm_hour - 12:+d}'
 SITE = """
@@ -95,6 +105,7 @@ nodes:
   factor: {type: fixed_power_factor, battery: bat, rated_power: 5000.0}
   volt_watt: {type: volt_watt, battery: bat, meter: meter, rated_power: 5000.0, response_s: 0.0}
   droop: {type: frequency_watt, battery: bat, meter: meter, rated_power: 5000.0, response_s: 0.0}
+  modbus: {type: modbus_control, mode: external, battery: bat, port: PORT, lease: 1.0}
   store: {type: storage, battery: bat2, bms: bms2, converter: inv2, period: 0.05, wait_connecting_interval: 0.2}
   site: {type: site, mode: fixed, timeout: 0.6, period: 0.05}
   emergency_stop: {type: emergency_stop}
@@ -109,7 +120,7 @@ nodes:
   watchdog: {type: watchdog, nodes: [manager], device: "WATCHDOG", grace: 0.0, period: 0.1, timeout: 0.6}
   monitors: {type: monitors, batteries: [bms]}
   safe: {type: limiter, source: bat4, rated_charge_power: 5000.0, rated_discharge_power: 5000.0}
-""".replace('ZONE', ZONE)
+""".replace('ZONE', ZONE).replace('PORT', str(free_port()))
 READING = BatteryReading(
     quality=Quality.OK, mode=Mode.IDLE, contactor=Contactor.CLOSED, voltage=50.0, current=0.0, power=0.0, soc=0.5,
     energy=2500.0, energy_full=5000.0, charge=50.0, charge_full=100.0, max_charge_power=2000.0,
@@ -206,6 +217,9 @@ class Stage:
         for name in ('switch', 'kitchen', 'pump'):
             take(Bool, name, partial(self._on_bool, name), qos.STATE)
         take(ModeState, f'{self.name}/state', partial(self._on_said, 'mode'), qos.STATE)
+        if self.name == 'modbus':
+            self._mode = out(ModeState, 'external/state', qos.STATE)
+            take(PowerSetpoint, 'external/setpoint', self._on_external, qos.SETPOINT)
         if self.name in ('site', 'store'):
             for name, role in self.roles.items():
                 if role in DRIVEN and name != self.name:
@@ -247,6 +261,8 @@ class Stage:
                 time=now, sequence=self.sequence, quality=Quality.OK, active_power=power, voltage=(self.volts,) * 3,
                 frequency=self.hertz), clock))
         self._contact.publish(Bool(data=self.closed_contact))
+        if self.name == 'modbus':
+            self._mode.publish(ModeState(mode='external', state='off' if self.state != RUN else 'idle'))
         status = InverterStatus(quality=InverterStatus.QUALITY_OK, state=(
             InverterStatus.STATE_RUNNING if self.lifecycles['inv2'] == ACTIVE else InverterStatus.STATE_OFF))
         status.header.stamp = stamp(clock, now)
@@ -294,6 +310,9 @@ class Stage:
 
     def _on_said(self, topic: str, m: Any) -> None:
         self.said[topic] = m
+
+    def _on_external(self, m: PowerSetpoint) -> None:
+        self.asked.append(f'external {m.power:.0f} W for {m.lease:g} s')
 
     def _on_bool(self, name: str, m: Bool) -> None:
         self.switched.setdefault(name, []).append(m.data)

@@ -8,6 +8,7 @@ followed. What holds for all of them (rest within the lease, nothing asked by it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from math import inf, isfinite, nan
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from builtin_interfaces.msg import Time
 from kill_stage import ACTIVE, RUN, SITE, Stage, Zygote
+from pymodbus.client import ModbusTcpClient
 from std_srvs.srv import SetBool, Trigger
 
 from bess.msg import Event, Fault, SystemState
@@ -34,6 +36,7 @@ from bess.srv import (
     StorageCommand,
     TriggerEmergencyStop,
 )
+from bess_control.modbus_map import words_32
 from bess_control.proposals import Proposal
 from bess_core import emergency, plugins
 from bess_core.site import load
@@ -43,7 +46,7 @@ INIT, SLEEP, MAINTENANCE, ERROR = (
 STATES = {'INIT': INIT, 'RUN': RUN, 'SLEEP': SLEEP, 'MAINTENANCE': MAINTENANCE, 'ERROR': ERROR}
 QUIET_S = 0.4  # in which a node that does something by itself would have done it
 SLACK_S = 1.0  # of a busy machine
-COMMANDS = ('proposes', 'bat', 'heater', 'contactors closed')  # what no node may begin by itself
+COMMANDS = ('proposes', 'external', 'bat', 'heater', 'contactors closed')  # what no node may begin by itself
 Case = Callable[[Stage, str], Iterator[None]]
 
 
@@ -219,6 +222,37 @@ def external(stage: Stage, state: str) -> Iterator[None]:
         stage.drive(True)
         stage.stays_at_rest(QUIET_S)  # the setpoint had a lease, but was given to another process
     stage.graph.peer.destroy_publisher(orders)
+
+
+def modbus(stage: Stage, state: str) -> Iterator[None]:
+    """The Modbus server: an order is given once, by a master that is there; a killed server has none to give."""
+    port = next(n.params.port for n in load(stage.file, state=stage.folder).nodes if n.name == 'modbus')
+
+    def write(power: float) -> int:
+        """Exception code; 0 = taken. The master waits in a thread, while the stage goes on."""
+        def ask() -> int:
+            with ModbusTcpClient('127.0.0.1', port=port, timeout=5) as master:
+                answer = master.write_registers(0, words_32(power), device_id=1)
+                return int(answer.exception_code) if answer.isError() else 0
+
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(ask)
+            stage.wait(future.done, 'an answer')
+            return future.result()
+
+    taken = 0 if state == 'RUN' else 6
+    stage.wait(lambda: write(600.0) == taken, 'the server knows the mode')
+    if state == 'RUN':
+        stage.wait(lambda: 'external 600 W for 1 s' in stage.asked, 'ordered')
+    else:
+        stage.stays_at_rest(QUIET_S)
+    yield
+    stage.stays_at_rest(QUIET_S)
+    stage.wait(lambda: write(-300.0) == taken, 'the server knows the mode again')
+    if state == 'RUN':
+        stage.wait(lambda: 'external -300 W for 1 s' in stage.asked, 'ordered')
+    else:
+        stage.stays_at_rest(QUIET_S)
 
 
 def site(stage: Stage, state: str) -> Iterator[None]:
@@ -457,6 +491,7 @@ CASES: dict[str, tuple[Case, tuple[str, ...], float]] = {
     'droop': (mode(lambda p: p.low > -inf, hertz=51.0), tuple(STATES), 3.0),
     'local': (local, tuple(STATES), 3.0),
     'external': (external, tuple(STATES), 3.0),
+    'modbus': (modbus, tuple(STATES), 1.0),
     'site': (site, ('RUN', 'SLEEP', 'SLEEP timer', 'MAINTENANCE', 'ERROR fault', 'ERROR lost', 'INIT'), 0.0),
     'store': (store, ('STOPPED', 'HOLDING', 'CHARGING', 'DISCHARGING'), 2.0),
     'emergency_stop': (emergency_stop, ('released', 'pressed'), 0.0),
