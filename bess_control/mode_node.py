@@ -343,6 +343,8 @@ class ModeNode(BessNode):
 def _outcome(job: Any) -> tuple[Any, str]:
     try:
         return job(), ''
+    except (ValueError, OSError) as error:  # says by itself what it is
+        return None, str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is becomes the reason for the fallback, and is shown
         return None, f'{type(error).__name__}: {error}'
 

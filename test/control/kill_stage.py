@@ -303,8 +303,16 @@ class Stage:
         if self.heard[1] != wanted:
             request = ChangeState.Request()
             request.transition.id = Transition.TRANSITION_ACTIVATE if on else Transition.TRANSITION_DEACTIVATE
-            assert self.call(ChangeState, 'change_state', request).success
-            self.wait(lambda: self.heard[1] == wanted, 'it follows the site')
+            name = f'{self.name}/change_state'
+            client = self._looking.get(name) or self._looking.setdefault(
+                name, self.graph.peer.create_client(ChangeState, name))
+            self.wait(client.service_is_ready, f'service {name}', START_S)
+            for _ in range(3):  # a request or its answer can be lost on a process that has just started
+                future = client.call_async(request)
+                if self.graph.runtime.spin_until(lambda: self.heard[1] == wanted, START_S / 2.0):
+                    return
+                client.remove_pending_request(future)
+            raise AssertionError(f'{self.name} does not follow the site')
 
     # -- what the node does ------------------------------------------------------------------------
 
