@@ -263,7 +263,7 @@ class ModeNode(BessNode):
         self.after_step(view)
         self._tell_state()
         self._outputs.form(getattr(mode, 'form_grid', None), view.converter, now)
-        if getattr(mode, 'dirty', False):
+        if getattr(mode, 'dirty', False):  # last: an outage does not wait for the disk
             mode.dirty = False
             self._save()
 

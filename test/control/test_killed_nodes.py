@@ -144,6 +144,9 @@ def backup(stage: Stage, state: str) -> Iterator[None]:
         stage.wait(lambda: now() == 'ramping' and stage.switched['switch'][-1] is True, 'back on the grid')
     if away:
         stage.wait(bound, 'bounds the battery')
+        # Killed before that it would resume in the state before: an outage does not wait for the disk.
+        file = stage.folder / 'modes' / 'backup.json'
+        stage.wait(lambda: file.exists() and f'"state": "{state}"' in file.read_text(), 'it is stored')
     elif state == 'RUN':
         stage.wait(lambda: now() == 'on_grid', 'looks on')
         stage.stays_at_rest(QUIET_S)
