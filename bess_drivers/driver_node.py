@@ -35,7 +35,8 @@ from bess_core.values import (
 from .bus import Client, InlineBus, Order, bus_for
 from .device import DeviceError, Role
 from .driver_params import DriverParams, MeterParams
-from .modbus.link import ModbusLink, Ports
+from .modbus.link import ModbusLink
+from .modbus.ports import Ports
 
 OPERATION_S = 30.0  # how long an administrative operation may
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
