@@ -239,7 +239,8 @@ class DriverNode(BessNode):
         k = c.counters
         now = self.clock.now()
         wire = getattr(c.device, 'counters', None)
-        ages = c.device.ages(now) if hasattr(c.device, 'ages') else {}
+        # What a device reads at once is as old as its reading.
+        ages = c.device.ages(now) if hasattr(c.device, 'ages') else {'of all points': now - self.reading.time}
         return {
             'address': self.params.address, 'device': f'{self.identity.manufacturer} {self.identity.model}'.strip(),
             'requests': k.requests, 'answers': k.ok, 'writes': k.writes, 'reconnects': k.reconnects,

@@ -24,6 +24,7 @@ GROUP = '239.74.163.2'
 IDS = (0x351, 0x355, 0x356, 0x35A, 0x35C, 0x35E, 0x35F, 0x372, 0x373, 0x379, 0x700, 0x701)
 TCP, RTU, CONVERTER = 'janitza_umg96rme', 'eastron_sdm630', 'victron_vebus'
 WARM_S = 5.0
+PIECES = 10  # after each the memory is looked at
 
 
 def until_closed() -> None:
@@ -148,9 +149,11 @@ def site(folder: Path, seconds: float, addresses: list[str], ports: list[int]) -
                     'files': len(os.listdir('/proc/self/fd')), 'threads': threading.active_count(),
                     'waited': waited_for_a_core(), 'time': time.monotonic()}
 
-        before = counted()
-        runtime.spin_until(lambda: os.getppid() == 1, seconds)
-        after = counted()
+        before, trace = counted(), []
+        for _ in range(PIECES):
+            runtime.spin_until(lambda: os.getppid() == 1, seconds / PIECES)
+            trace.append(round(memory_pss_mb(os.getpid()), 1))
+        after = {**counted(), 'trace': trace}
         print(json.dumps([before, after]), flush=True)
         for node in nodes.values():
             node.close()

@@ -111,7 +111,7 @@ def run(start: Callable[..., Any], folder: Path, seconds: float) -> None:
     frames = [b - a for a, b in zip(before['frames'], after['frames'], strict=True)]
     figures = {'ticks': after['ticks'] - before['ticks'], 'missed': after['missed'] - before['missed'],
                'late': after['late'] - before['late'], 'frames/s': [round(f / took) for f in frames],
-               'polls': (min(polls.values()), max(polls.values())), 'memory MB': (before['memory'], after['memory']),
+               'polls': (min(polls.values()), max(polls.values())), 'memory MB': (before['memory'], *after['trace']),
                'core %': round(100 * (after['cpu'] - before['cpu']) / took),
                'waited s': round(waited, 2), 'others, cores': round(others, 2),
                'unavoidable': unavoidable}
