@@ -21,6 +21,7 @@ from bess_drivers.profiles.model import FAST, ONCE, Detect, ModbusPlace, Point
 
 SLOW_AGES = 3.0  # a slow point counts as not known after so many of its periods
 FORGET_S = 1.0  # and not before so long
+SHOWN = 5  # records of a point that people are shown
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ProfileParams:
     address: str = param('', doc='tcp://host:port or rtu:/dev/ttyUSB0?baud=9600&parity=N&stopbits=1')
     profile: str = param('', doc='name of an installed profile, or path of a profile (.yaml) or point map (.csv)')
     registers: str = param('', doc='for a point map (.csv): the profile whose points it names')
+    topic: str = param('', doc='for a point map (.csv) with points of several devices: the topic_prefix of this one')
     unit: int = param(1, doc='Modbus unit id', low=0, high=255)
     timeout_s: float = param(0.5, 's', 'how long to wait for an answer', low=0.01, high=60.0)
     invert: bool = param(False, doc='wiring or current transformers face the other way: all directions turn around')
@@ -57,7 +59,7 @@ class ProfileReader:
     def __init__(self, params: ProfileParams, read_only: bool = False, *, link: ModbusLink | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.params = params
-        self.profile = load_device(params.profile, params.registers)
+        self.profile = load_device(params.profile, params.registers, params.topic)
         self._check()
         self.link = link or ModbusLink(params.address, timeout_s=params.timeout_s, read_only=read_only)
         self._read_only, self._clock = read_only, clock
@@ -133,6 +135,13 @@ class ProfileReader:
     def ages(self, now: float) -> dict[str, float]:
         """Age of each point in s; infinity = never read."""
         return {n: now - self._times.get(n, -inf) for n, p in self.profile.points.items() if p.readable}
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The newest records of the points that keep several (`keep`, `buffer_length`), for people."""
+        return {f'records of {name}': f'{len(kept)} of {kept.maxlen}: ' + ' '.join(
+            f'{v:.6g}' if isinstance(v, float) else str(v) for _, v in [*kept][-SHOWN:])
+            for name, kept in self.history.items()}
 
     def identify(self) -> Identity:
         """Check the id registers, read what is read once, and every slow point for the first time."""
