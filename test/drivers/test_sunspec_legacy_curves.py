@@ -228,13 +228,16 @@ def test_limits_of_the_battery_need_a_model_that_takes_them(start: Start) -> Non
     assert not server.writes
 
 
-@pytest.mark.parametrize(('code', 'name'), [*((c, n) for c, (n, _) in VENDOR_STATES.items())])
-def test_each_vendor_state_of_kaco_is_a_named_fault(start: Start, code: int, name: str) -> None:
-    registers, _, make = start('kaco_gridsave', vendor_state=code)
-    (alarm,) = make().read(0.0).alarms
-    assert alarm.id == f'kaco.{name}' and alarm.severity is VENDOR_STATES[code][1]
-    registers.vendor_state = 0
-    assert make().read(1.0).alarms == ()
+def test_each_vendor_state_of_kaco_is_a_named_fault(start: Start) -> None:
+    registers, _, make = start('kaco_gridsave')
+    device = make()
+    for code, (name, severity) in VENDOR_STATES.items():
+        registers.vendor_state = code
+        (alarm,) = device.read(0.0).alarms
+        assert (alarm.id, alarm.severity) == (f'kaco.{name}', severity)
+    for code in (0, 1, 8, 220, 0xFFFF):  # what it is doing, and nothing
+        registers.vendor_state = code
+        assert device.read(1.0).alarms == ()
 
 
 def test_each_error_of_the_precharge_unit_is_a_named_fault(start: Start) -> None:
