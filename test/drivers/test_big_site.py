@@ -23,7 +23,7 @@ from can_bus import can_address, can_port  # noqa: F401 - says why when there is
 
 HERE = Path(__file__).parent
 TICK_S = 0.1
-# What grows is the last 512 round trips of each device and each connection, about 4 MB, full after 256 s at two a second.
+# What grows: the last 512 round trips of each device and each connection, about 4 MB, full after 256 s at two a second.
 GROWTH_MB, FILLED_S, FLAT_MB = 8.0, 280.0, 2.0
 SLOW_S = 0.025  # a core of a small computer of today takes 10 to 20 ms
 
