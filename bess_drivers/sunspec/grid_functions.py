@@ -185,6 +185,8 @@ class GridFunctions:
         start = m.definition.size + writable * m.definition.repeat_size
         for offset, words in registers:
             self._map.write_at(711, start + offset, words)
+        if m.number('RvrtTms') > 0:
+            self._map.write(711, {'RvrtTms': 0}, {})
         self.curves.adopt(711, writable + 1, enabled=m.integer('Ena') == 1, timeout_s=ADOPT_S)
 
     def read_curve(self, model: int) -> tuple[bool, Points]:

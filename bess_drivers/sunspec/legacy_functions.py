@@ -126,6 +126,8 @@ class LegacyFunctions:
         start = m.definition.size + (curve - 1) * m.definition.repeat_size
         self._map.write_at(model, start, [len(points), *([reference] if reference is not None else [])])
         self._map.write_at(model, start + registers[0], registers[1])
+        if m.number('RvrtTms') > 0:  # else the curve before would come back after that time
+            self._map.write(model, {'RvrtTms': 0}, {})
         if curve != acts:
             self._map.write(model, {'ActCrv': curve}, {})
         self._verify(model, points)

@@ -94,13 +94,14 @@ def test_all_functions_are_shown_and_a_foreign_client_reads_the_same(start: Star
 def test_a_curve_is_written_beside_chosen_and_enabled(start: Start, model: int, points: list[float],
                                                       chosen: int) -> None:
     simulator, server, make = start()
+    simulator.image.set(model, {'RvrtTms': 3600})
     device = make()
     device.write_curve(model, list(zip(points[::2], points[1::2], strict=True)))
     assert device.read_curve(model) == (True, tuple(
         pytest.approx(p) for p in zip(points[::2], points[1::2], strict=True)))
     client = foreign(server)
     theirs = client.models[model][0]
-    assert (theirs.ActCrv.value, theirs.ModEna.value) == (chosen, 1)
+    assert (theirs.ActCrv.value, theirs.ModEna.value, theirs.RvrtTms.value) == (chosen, 1, 0)
     names = WRITTEN[model]
     curve = theirs.curve[chosen - 1]
     assert [getattr(curve, f'{n}{k}').cvalue for k in range(1, len(points) // 2 + 1)

@@ -15,7 +15,7 @@ from sunspec2.modbus.client import SunSpecModbusClientModel
 
 from bess_drivers.sunspec import grid_functions
 from bess_drivers.sunspec.codec import decode
-from bess_drivers.sunspec.curves import LAYOUTS
+from bess_drivers.sunspec.curves import LAYOUTS, REVERSION
 from bess_drivers.sunspec.definitions import MODEL_FILES, ModelDef, PointDef, layout_of, model_definition
 from bess_drivers.sunspec.layouts import other_layout
 
@@ -155,6 +155,7 @@ def test_curves_and_trips_are_where_the_library_has_them() -> None:
         points, curves = found.points, found.groups['Crv']
         x, y = ('W', 'Var') if model == 712 else ('V', 'Var' if model == 705 else 'W')
         assert [points[n].offset for n in ('Ena', 'AdptCrvReq', 'AdptCrvRslt', 'NPt', 'NCrv')] == [2, 3, 4, 5, 6]
+        assert (points['RvrtTms'].offset, points['RvrtTms'].len) == (REVERSION, 2)
         assert points[f'{x}_SF'].offset == layout.x_sf and points['DeptRef_SF'].offset == layout.y_sf
         for n, curve in enumerate(curves):
             start = layout.head + n * (layout.block + 2 * ELEMENTS)
