@@ -348,7 +348,10 @@ def test_lease_ends_in_zero(stand: Stand, wire: Wire, device: Any) -> None:
     assert gate.offer(Setpoint(power, 1.0, 'test', 1, now), now) == ''
     for _ in range(120):
         now += 0.1
-        gate.reading(device.read(now))
+        try:
+            gate.reading(device.read(now))
+        except DeviceError:  # a busy machine
+            gate.reading(again(device, now))
         out = gate.tick(now)
         if out.write:
             device.write_power(out.power, nan, out.lease)
