@@ -33,8 +33,8 @@ claimed beyond it. In order of weight:
 - **own simulator only**: works against our simulated device, which was written from the same public facts.
 - **nothing**: assumed; a setting, or to be checked on the device with `bess device check`.
 
-None of this was tried on the real device unless it says so. What a device does not measure stays unknown (NaN). How each
-behaves when bits are set, frames are damaged, cables pulled and clocks moved: [conformance.md](conformance.md).
+None of this was tried on the real device unless it says so. What a device does not measure stays unknown (NaN).
+How each behaves when bits are set, frames are damaged, cables pulled and clocks moved: [conformance.md](conformance.md).
 """
 
 
