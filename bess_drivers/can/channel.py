@@ -209,7 +209,9 @@ class Channel:
                 counters.error_frames += 1
                 continue
             counters.received += 1
-            key = frame_key(message.arbitration_id, message.is_extended_id)
+            key = message.arbitration_id
+            if key <= 0x7FF and message.is_extended_id:  # `frame_key`, without a call for each frame
+                key |= LONG
             boxes = self._boxes.get(key)
             if boxes is None:
                 counters.unwanted += 1
