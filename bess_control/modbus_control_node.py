@@ -145,7 +145,7 @@ class ModbusControlNode(BessNode):
         server = _Server(p.clients, devices, address=(p.host, p.port))
         await server.serve_forever(background=True)
         try:
-            self.port = server.transport.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+            self.port = server.transport.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
             ready.set()
             await self._stopping.wait()
         finally:
