@@ -32,8 +32,10 @@ from bess.msg import (
 )
 from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
+from bess_core.calls import Call
 from bess_core.clock import join_stamp
 from bess_core.convert import battery_from_msg, converter_from_msg, meter_from_msg, set_stamp, site_time
+from bess_core.leases import Numbers
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
@@ -47,6 +49,7 @@ from .proposals import Proposal
 PROBLEM_S = 1.0  # an input that is missing for longer (not just at start) is a fault
 STATE_S = 1.0  # the state is told again after so long, so that its values stay fresh
 OUTPUT_LEASE_S = 5.0  # lease of an output of an I/O module; renewed in turn, one per module and look
+FORM_S = 5.0  # how long the converter may take to answer
 FORM_AGAIN_S = 1.0  # time between two orders to form (or follow) the grid while the converter does not
 WITHDRAWN_S = 0.5  # lease of the last word of a mode: longer than a busy machine may take to deliver it
 
@@ -93,7 +96,8 @@ class ModeNode(BessNode):
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
         self._state = self.create_publisher(ModeState, '~/state', qos.STATE)
         self._outputs: dict[str, tuple[Any, bool | None]] = {}
-        self._sent_outputs: dict[str, tuple[bool | None, float, int]] = {}  # value, when, sequence
+        self._sent_outputs: dict[str, tuple[bool | None, float]] = {}  # value, when
+        self._numbers = Numbers(self.clock.now())
         self._message = PowerProposal()  # refilled for every proposal
         self._offered: list[Any] = []
         self._own: list[Any] = []
@@ -326,7 +330,7 @@ class ModeNode(BessNode):
             if publisher is None:
                 publisher = self.create_publisher(kind, self.ctx.topic(topic), qos.SETPOINT if colon else qos.STATE)
             if colon:
-                sent, at, _ = self._sent_outputs.get(name, (None, -1e9, 0))
+                sent, at = self._sent_outputs.get(name, (None, -1e9))
                 waiting.setdefault(module, []).append((sent is value, at, name))
             elif due or value is not last:
                 publisher.publish(Bool(data=bool(value)))
@@ -337,12 +341,11 @@ class ModeNode(BessNode):
             if same and now - at < 0.2 * OUTPUT_LEASE_S:
                 continue
             publisher, wanted = self._outputs[name]
-            sequence = self._sent_outputs.get(name, (None, 0.0, 0))[2] + 1
             message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if wanted else 0.0, lease=OUTPUT_LEASE_S,
-                                     source=self.get_name(), sequence=sequence)
+                                     source=self.get_name(), sequence=self._numbers.next())
             set_stamp(message.header.stamp, self.clock, now)
             publisher.publish(message)
-            self._sent_outputs[name] = (wanted, now, sequence)
+            self._sent_outputs[name] = (wanted, now)
 
     def _drive_forming(self, wanted: bool | None, now: float) -> None:
         """Ask the converter until it measures what is wanted; None = the mode has nothing to say."""
@@ -360,12 +363,11 @@ class ModeNode(BessNode):
                              f'{self.params.converter} takes no order to form the grid')
             return
         self._form_asking = True
-        self._form_client.call_async(SetBool.Request(data=wanted)).add_done_callback(self._on_forming)
+        Call(self, self._form_client, SetBool.Request(data=wanted), FORM_S, self._on_forming, FORM_AGAIN_S)
 
-    def _on_forming(self, future: Any) -> None:
+    def _on_forming(self, said: Any, why: str) -> None:
         self._form_asking = False
-        error = future.exception()
-        refused = str(error) if error is not None else '' if future.result().success else future.result().message
+        refused = why if said is None else '' if said.success else said.message or 'refused'
         if self._form_client is not None:
             self.set_fault(bool(refused), 'mode.grid_forming', Severity.ERROR, f'{self.params.converter}: {refused}')
 

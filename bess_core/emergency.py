@@ -7,12 +7,13 @@ have been a stop: it counts as one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from .files import replace_file
 
 FILE, TOKEN = 'emergency_stop.json', 'emergency_stop.token'
 
@@ -61,9 +62,4 @@ def load(folder: Path, wall: float) -> Stop:
 def save(folder: Path, values: Mapping[str, Any]) -> None:
     """Store durably. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f'{FILE}.tmp'
-    with temporary.open('w', encoding='utf-8') as file:
-        json.dump(dict(values), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    replace_file(folder / FILE, json.dumps(dict(values)))

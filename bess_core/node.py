@@ -24,9 +24,11 @@ from bess.msg import Fault, FaultArray, Heartbeat
 from bess.srv import ClearFault
 
 from . import cdr, log, params, qos
+from .calls import Call
 from .context import NodeContext
 from .convert import set_wall, wall_stamp
 from .faults import FaultEvent, FaultRegistry
+from .files import replace_file
 from .ticker import Handle, Tick
 from .values import Alarm, Severity
 
@@ -76,6 +78,7 @@ class BessNode(LifecycleNode):
         self.log = log.get(f'{ctx.namespace}/{name}')
         params.declare(self, parameters)
         self.progress = 0  # work done so far; a stuck node stands still
+        self.open_calls: set[Call] = set()  # questions to services that are not answered yet
         self._handles: list[Handle] = []
         self._own_handles: list[Handle] = []
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
@@ -233,11 +236,9 @@ class BessNode(LifecycleNode):
     # -- inside ----------------------------------------------------------------------------------
 
     def _save_faults(self) -> None:
-        temporary = self._fault_file.with_suffix('.tmp')
         try:
             self._fault_file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.faults.to_dict()))
-            temporary.replace(self._fault_file)
+            replace_file(self._fault_file, json.dumps(self.faults.to_dict()))
         except OSError as error:  # a full disk must not stop a node, least of all while it reports a fault
             if not self._unsaved:
                 self._unsaved = True
@@ -403,6 +404,8 @@ class BessNode(LifecycleNode):
         for handle in self._handles:
             handle.cancel()
         self._handles.clear()
+        for call in list(self.open_calls):
+            self._guarded(call.give_up, 'the node is being cleaned up')
         self.on_bess_cleanup()
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:

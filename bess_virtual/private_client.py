@@ -54,8 +54,20 @@ class Servers:
                     raise PrivateError(f'{server}: {answer.error}')
                 return answer.body
             time.sleep(0.1)
-        raise PrivateError(f'{server}: no answer within {self._timeout:g} s (not reachable, or it does not know this '
-                           'certificate)')
+        raise PrivateError(f'{server}: no answer within {self._timeout:g} s ({self._why(server)})')
+
+    def _why(self, server: str) -> str:
+        said: list[str] = []
+        there = threading.Event()
+
+        def told(why: str) -> None:
+            said.append(why)
+            there.set()
+
+        link = self._links[server]
+        if link.ask_why(TRY_S, told) and there.wait(2 * TRY_S) and said[0]:
+            return said[0]
+        return link.problem or 'not reachable, or it does not accept this certificate'
 
     def terms(self) -> Terms:
         """What both servers say that they agreed on. Raises `PrivateError` when they differ."""

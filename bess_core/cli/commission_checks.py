@@ -10,6 +10,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from ..files import replace_file
 from .device_checks import FAIL, OK, SKIP, WARN, Finding
 
 OPEN = 'open'
@@ -75,9 +76,7 @@ class Report:
         target = folder / FOLDER
         target.mkdir(parents=True, exist_ok=True)
         for name, text in (('report.json', json.dumps(self.values(), indent=1)), ('report.txt', self.text())):
-            temporary = target / f'{name}.tmp'
-            temporary.write_text(text, encoding='utf-8')
-            temporary.replace(target / name)
+            replace_file(target / name, text)
 
 
 def load(folder: Path, site: str, site_hash: str) -> tuple[Report, str]:
