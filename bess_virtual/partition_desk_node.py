@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from math import inf, isfinite, isnan, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from .statements import Record
 if TYPE_CHECKING:
     from .partition_node import PartitionNode
 
-AGAIN_S = 15.0  # how long the same change of the children is one that is asked again
 SHARE_FIELDS = {'energy': 'energy', 'charge_power': 'charge', 'discharge_power': 'discharge',
                 'promised_charge_power': 'promised_charge', 'promised_discharge_power': 'promised_discharge'}
 
@@ -44,7 +43,6 @@ class PartitionDesk:
         self._file = StateFile(folder / 'ledgers' / f'{node.name}.jsonl')
         self._records = RecordFiles(folder / 'statements' / node.name)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f'{node.name} files')
-        self._changed = ('', -inf, '')  # the last change of the children: what was asked, when, and the answer
         self._job: Future[tuple[int, str]] | None = None
         self._unstored: list[Record] = []
 
@@ -172,7 +170,7 @@ class PartitionDesk:
             add_child(self._partition, request.name, share, request.donor, wall)
             return f'{request.name} added: {shares_text(share)}'
 
-        if self._change(request, response, change):
+        if self._change(response, change):
             name = request.name
             node = self._node.child_nodes.get(name)
             if node is not None:
@@ -192,7 +190,7 @@ class PartitionDesk:
             resize_child(self._partition, request.name, share, request.partner, wall)
             return f'{request.name} is now: {shares_text(share)}'
 
-        self._change(request, response, change)
+        self._change(response, change)
         return response
 
     def on_remove(self, request: RemoveChild.Request, response: RemoveChild.Response) -> RemoveChild.Response:
@@ -205,17 +203,13 @@ class PartitionDesk:
             energy = remove_child(self._partition, request.name, request.heir, wall)
             return f'{request.name} removed, its {energy:.1f} Wh and its shares go to {request.heir}'
 
-        if self._change(request, response, change):
+        if self._change(response, change):
             self._node.drop_child(request.name)
         return response
 
-    def _change(self, request: Any, response: Any, change: Callable[[float], str]) -> bool:
-        """Apply a change of the children and make it durable; all or nothing. Whether something has changed."""
+    def _change(self, response: Any, change: Callable[[float], str]) -> bool:
+        """Apply a change of the children and make it durable; all or nothing."""
         node = self._node
-        asked, at, message = self._changed
-        if asked == f'{request}' and node.clock.now() - at < AGAIN_S:  # its answer was lost, and it is asked again
-            response.accepted, response.message = True, message
-            return False
         self.save(wait=True)  # what is closed so far, so that undoing cannot lose it
         before = to_dict(self._partition)
         try:
@@ -232,7 +226,6 @@ class PartitionDesk:
             response.message = f'it could not be saved, nothing has changed: {failed}'
             return False
         response.accepted = True
-        self._changed = (f'{request}', node.clock.now(), response.message)
         have = shares_of(self._partition)
         self.notices = []
         if have != node.params.shares():

@@ -249,12 +249,15 @@ class Session:
     # -- calls
 
     def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None,
-             longer_s: float = 0.0, again: bool = False) -> Any:
+             longer_s: float = 0.0, again: bool = False,
+             after: tuple[str, Any] | None = None) -> Any:
         """Answer of a service; `longer_s`: how much longer than for the service its answer is waited for.
 
         `again`: doing it twice changes nothing. Then, and for what only reads, it is asked again while there is no
-        answer: a server that has not found the client yet loses its answers. Raises `CliError` when the service is
-        not there or does not answer in time."""
+        answer: a server that has not found the client yet loses its answers. `after`: for what must not be done twice,
+        a service (name, type) of the same node that only reads. It is asked until it answers; by then the node has also
+        found the client that was made before, because the middleware announces clients in their order. Raises
+        `CliError` when the service is not there or does not answer in time."""
         from .. import qos
 
         wait = self.timeout if deadline_s is None else deadline_s
@@ -262,6 +265,8 @@ class Session:
         client = self.node.create_client(kind, service, qos_profile=qos.SERVICE)
         try:
             if self.until(client.service_is_ready, wait):
+                if after is not None:
+                    self.call(after[0], after[1], after[1].Request(), deadline_s=wait)
                 futures: list[Any] = []
                 repeat = again or READS.match(kind.__name__) is not None
                 asked = float('-inf')
