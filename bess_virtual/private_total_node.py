@@ -207,7 +207,7 @@ class CollectorNode(PrivateNode):
             raise BookError('nothing was submitted for this epoch')
         return {'state': epoch.state, 'message': epoch.message, 'households': len(epoch.members),
                 'submission': epoch.members.get(client, epoch.shares.get(client, ('',))[0]),
-                'included': client in epoch.members}
+                'included': client in epoch.members, 'added_up': bool(epoch.members)}
 
     def _on_tick(self) -> None:
         now, wall = self.clock.now(), self.clock.wall()

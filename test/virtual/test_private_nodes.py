@@ -228,10 +228,12 @@ def test_from_the_command_line(graph: Any, pki: Path, tmp_path: Path, capsys: py
     command('submit', str(day), '--json', '--epoch', str(total.epoch()))
     assert codes == [0]
     said = json.loads(capsys.readouterr().out)
+    command('result', str(said['epoch']))
+    assert f'open (submitted as {said["submission"]})' in capsys.readouterr().out
     command('withdraw', str(said['epoch']), '--id', said['submission'])
     assert codes == [0]
     command('result', str(said['epoch']))
-    assert 'without this household' in capsys.readouterr().out
+    assert 'open (nothing of this household)' in capsys.readouterr().out
     command('terms')
     assert codes == [0] and 'minimum 3' in capsys.readouterr().out
     for words in (('submit', str(tmp_path / 'none')), ('submit', str(day), '--minimum', '9'), ('result', 'x')):
