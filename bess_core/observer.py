@@ -71,13 +71,15 @@ class SiteObserver:
         """Subscribe to what is new; number of topics watched."""
         for topic, types in self.node.get_topic_names_and_types():
             for kind in types:
-                if kind in self.kinds and topic not in self._subscriptions and self._ours(topic):
+                if kind in self.kinds and topic not in self._subscriptions and self._ours(topic, kind):
                     message_type, profile = KINDS[kind]
                     self._subscriptions[topic] = self.node.create_subscription(
                         message_type, topic, partial(self._on_message, topic, kind), profile)
         return len(self._subscriptions)
 
-    def _ours(self, topic: str) -> bool:
+    def _ours(self, topic: str, kind: str) -> bool:
+        if kind == 'bess/msg/SystemState' and topic.rsplit('/', 1)[-1] != 'system_state':
+            return False  # the history of states (`site_transitions`) is not the state
         return not self.namespace or topic.startswith(f'{self.namespace}/')
 
     def _on_message(self, topic: str, kind: str, message: Any) -> None:

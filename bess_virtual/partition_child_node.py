@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bess_core.context import NodeContext
 from bess_core.values import BatteryReading
@@ -28,7 +28,7 @@ class PartitionChildNode(LogicalBatteryNode):
     def configure_battery(self) -> None:
         """Find the partition, which runs in the same process."""
         self._given = BatteryReading()
-        partition = self.ctx.nodes.get(self.params.partition)
+        partition: Any = self.ctx.nodes.get(self.params.partition)
         if getattr(partition, 'role', '') != 'partition':
             raise RuntimeError(f'partition {self.params.partition!r} does not run in this process')
         self._owner: PartitionNode = partition

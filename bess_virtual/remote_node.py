@@ -98,8 +98,11 @@ class ZenohLink:
             if answer is not None:
                 self._why = ''
             elif not self._asking_why:
-                self._asking_why = self._client.ask_why(timeout_s, lambda why: self._post(lambda: told(why)))
+                self._asking_why = self._client.ask_why(timeout_s, hand_over)
             done(answer)
+
+        def hand_over(why: str) -> None:  # thread of zenoh
+            self._post(lambda: told(why))
 
         def told(why: str) -> None:
             self._why, self._asking_why = why, False

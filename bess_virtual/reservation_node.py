@@ -138,7 +138,7 @@ class Reservations:
         if before is not None and (ask.phase != PREPARE or not before.accepted or self.book.knows(ask.owner, ask.hold)):
             done(before)
             return
-        waiting = [done]
+        waiting: list[Done] = [done]
         self._asked[key] = waiting
 
         def answered(given: Answer) -> None:

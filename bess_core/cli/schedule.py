@@ -208,4 +208,4 @@ def amount(value: float, unit: str) -> str:
     """`charge 1500 W`, `discharge 10 A`, `rest (0 W)`."""
     if value == 0.0:
         return f'rest (0 {unit})'
-    return f'{"charge" if value > 0 else "discharge"} {abs(value):g} {unit}'
+    return f'{"charge" if value > 0 else "discharge"} {abs(value):.15g} {unit}'

@@ -55,6 +55,8 @@ def add_command(commands: Any, name: str, short: str, text: str | None, examples
             print(f'bess {name}: {error}', file=sys.stderr)
             return error.code
 
+    # `--power -4kW`: a value, not an option; no option of ours begins with a digit.
+    parser._negative_number_matcher = re.compile(r'^-\.?\d')
     parser.set_defaults(run=guarded, parser=parser)
     return parser
 

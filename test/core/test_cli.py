@@ -821,6 +821,9 @@ def serve() -> None:
         state = node.create_publisher(SystemState, 'system_state', qos.STATE)
         now = SystemState(state=SystemState.RUN, cause='test', mode='self_consumption')
         state.publish(now)
+        # What the state was before has the same type on another topic, and is heard by who comes late, too.
+        history = node.create_publisher(SystemState, 'site_transitions', qos.TRANSITIONS)
+        history.publish(SystemState(state=SystemState.INIT, cause='long ago', mode='none'))
         battery = node.create_publisher(BatteryStatus, 'house/status', qos.MEASUREMENT)
         meter = node.create_publisher(MeterStatus, 'meter/status', qos.MEASUREMENT)
         cells = node.create_publisher(CellArray, 'bms_a/cells', qos.MEASUREMENT)
