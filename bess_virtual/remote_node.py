@@ -130,12 +130,14 @@ class RemoteScheduling(Scheduling):
             self._service(ScheduleAt, 'schedule_at', forward),
             self._service(Reserve, 'reserve', forward),
         ]
+        self.is_open = True
 
     def _service(self, kind: Any, op: str, forward: Callable[..., None]) -> Any:
         return self.node.create_deferred_service(kind, f'~/{op}', partial(forward, op, kind), qos_profile=qos.SERVICE)
 
     def close(self) -> None:
         """Take the services back."""
+        self.is_open = False
         for service in getattr(self, 'services', []):
             self.node.destroy_service(service)
         self.services = []

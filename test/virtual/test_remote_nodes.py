@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_site import CELL, Client, Owner, Wire, make_pki
+from remote_site import CELL, TICK, Client, Owner, Wire, make_pki
 from ros_domain import claim_domain
 
 from bess.msg import BatteryStatus, PowerSetpoint
@@ -20,6 +20,7 @@ from bess_core import certs, qos
 from bess_core.convert import battery_to_msg
 from bess_core.params import ParameterError, build
 from bess_core.values import Quality
+from bess_virtual.aggregate_node import AggregateNode
 from bess_virtual.remote_link import LinkClient, LinkError, Tls
 from bess_virtual.remote_node import RemoteParams
 from bess_virtual.remote_ros_node import _OtherDomain
@@ -119,6 +120,27 @@ def test_permissions_hold_per_client_and_battery_and_refusals_say_why(graph: Any
     graph.wait(lambda: heard, 'end of the question')
     assert heard == [None]
     thief.close()
+
+
+@pytest.mark.parametrize('way', ['tls', 'ros'])
+def test_a_battery_made_of_remote_ones_is_admitted_by_their_owners_and_runs(graph: Any, pki: Path, way: str) -> None:
+    owner = Owner(graph, pki, {'alice': ALL})
+    far = (Client.over_tls(graph, pki, 'alice', owner.port) if way == 'tls'
+           else Client(graph, 'site_ros', topic='/site/house')).wait_up()
+    street = graph.add(AggregateNode, 'street', {'members': ['far'], **TICK}, far.ctx)
+    graph.up(street)
+    graph.wait(lambda: street.reading.quality == Quality.OK, 'the street measures')
+
+    def schedule(power: float, start: float, end: float) -> Any:
+        return graph.call(ScheduleSetPower, f'/{far.site}/street/schedule_set_power', far.request(power, start, end))
+
+    assert schedule(-700.0, 0.0, 60.0).accepted
+    graph.wait(lambda: owner.cell.power == pytest.approx(-700.0), 'it runs at the owner')
+    assert owner.battery.scheduling.book.promised().at(graph.clock.wall() + 30.0) == pytest.approx(-700.0)
+    mine = owner.graph.call(ScheduleSetPower, 'house/schedule_set_power', far.request(100.0, 200.0, 300.0))
+    assert mine.accepted
+    refused = schedule(500.0, 250.0, 260.0)
+    assert not refused.accepted and 'far: its own schedule' in refused.message, refused.message
 
 
 def test_who_may_schedule_but_not_read_can_schedule_and_is_told_what_is_denied(graph: Any, pki: Path) -> None:
