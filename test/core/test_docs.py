@@ -193,7 +193,8 @@ def test_the_sites_that_are_shipped_are_right(file: Path, tmp_path: Path) -> Non
 def test_nodes_in_the_pages_are_as_a_site_file_has_them(page: str, tmp_path: Path) -> None:
     """Parts of site files, without the nodes that stand elsewhere: mappings, known types, known parameters."""
     types = known_types()
-    for block in re.findall(r'^```yaml\n(.*?)^```', (ROOT / page).read_text(encoding='utf-8'), re.MULTILINE | re.DOTALL):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    for block in re.findall(r'^```yaml\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
         values = yaml.safe_load(block)
         assert not (isinstance(values, list) and any('type' in v for v in values if isinstance(v, dict))), block
         nodes = values.get('nodes', values) if isinstance(values, dict) else {}
