@@ -279,6 +279,7 @@ class BessNode(LifecycleNode):
         """As rclpy's, with an exception guard: the caller gets an empty answer, the site goes on."""
 
         def guarded(request: Any, response: Any) -> Any:
+            self.ctx.activity += 1
             try:
                 return callback(request, response)
             except Exception as error:

@@ -121,7 +121,8 @@ def test_who_is_made_anew_is_heard_by_what_it_commands_at_once(world: World) -> 
         assert answer.accepted, answer.message
         world.wait(lambda: world.node('home').reading.quality == 0, 'it measures')
         world.schedule('home', 1000.0, 0.0, 600.0)
-        world.wait(lambda: world.current('c') == pytest.approx(10.0), 'it is followed at once', 3.0)
+        world.wait(lambda: world.current('c') + world.current('d') == pytest.approx(20.0),
+                   lambda: f'{k}: {world.node("c").reading} {world.node("c").order()}', 5.0)
         if k == 0:
             assert world.change('destroy', 'home', force=True).accepted
 
