@@ -117,7 +117,8 @@ def test_the_sum_of_day_schedules_runs_on_the_shared_battery(graph: Any, pki: Pa
     assert (said['state'], said['included'], said['households']) == ('applied', True, 3)
     assert not total.household('dan', lambda s: s.result(epoch))['included']
     late = total.household('dan', lambda s: s.submit(epoch, [0.0] * 4))
-    assert isinstance(late, PrivateError) and 'too late' in str(late)
+    assert isinstance(late, PrivateError) and str(late).startswith('helper: too late')
+    assert 'withdrawn' not in str(late), 'nothing was sent that could be taken back'
 
     # What is on the disks of the servers: no single value, no share, and the sum at the collector only.
     stored = [json.loads((ctx.state_dir / 'private' / n / f'{epoch}.json').read_text())
