@@ -35,7 +35,8 @@ from bess_core.values import (
 from .bus import Client, InlineBus, Order, bus_for
 from .device import DeviceError, Role
 from .driver_params import DriverParams, MeterParams
-from .modbus.link import ModbusLink, Ports
+from .modbus.link import ModbusLink
+from .modbus.ports import Ports
 
 OPERATION_S = 30.0  # how long an administrative operation may
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
@@ -238,7 +239,8 @@ class DriverNode(BessNode):
         k = c.counters
         now = self.clock.now()
         wire = getattr(c.device, 'counters', None)
-        ages = c.device.ages(now) if hasattr(c.device, 'ages') else {}
+        # What a device reads at once is as old as its reading.
+        ages = c.device.ages(now) if hasattr(c.device, 'ages') else {'of all points': now - self.reading.time}
         return {
             'address': self.params.address, 'device': f'{self.identity.manufacturer} {self.identity.model}'.strip(),
             'requests': k.requests, 'answers': k.ok, 'writes': k.writes, 'reconnects': k.reconnects,

@@ -2,7 +2,8 @@
 
 Every link that is opened here is read-only, so that not one write can leave. A driver takes part by
 one of three ways: a profile with `detect`, a class attribute `PROBE_BAUDS` (serial devices that are
-recognised by their own `identify`), or an entry in `PROBES` for another kind of address.
+recognised by their own `identify`), or an entry in `PROBES` for another kind of address. `NOT_PROBED` says why a
+serial device is left out, which is told to whoever probes a line.
 """
 
 from __future__ import annotations
@@ -251,6 +252,9 @@ def probe_serial(address: str, units: Sequence[int], timeout_s: float, say: Say)
                 yield found
                 return  # one protocol per line
     yield from probe_rtu('rtu:' + address.removeprefix('serial:'), units, timeout_s, say)
+    for name, entry in sorted(plugins.available(plugins.DRIVERS).items()):
+        if reason := getattr(entry.load(), 'NOT_PROBED', ''):
+            say(f'{name}: not asked: {reason}')
 
 
 def _identified(cls: Any, name: str, address: str, say: Say) -> Found | None:
@@ -265,7 +269,7 @@ def _identified(cls: Any, name: str, address: str, say: Say) -> Found | None:
     except Disconnected:
         raise
     except (DeviceError, BadValue) as error:
-        say(f'{name} at {address}: {error.kind}')
+        say(f'{name} at {address}: {error.kind} ({error})')
         return None
     finally:
         device.close()

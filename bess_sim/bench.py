@@ -31,6 +31,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bess_core.files import replace_file
 from bess_sim.bench_device import READY_S, WATCH_S, BenchError, Child, fault_name
 from bess_sim.control_server import ControlServer, Request, number, plain
 from bess_sim.device_faults import DeviceFaults
@@ -229,9 +230,7 @@ def write_state(path: Path, world: World, speed: float) -> None:
         'world': {'control': str(world.server.path)},
         'devices': {child.name: child.state() for child in world.children},
     }
-    fresh = path.with_suffix('.tmp')
-    fresh.write_text(json.dumps(plain(state), indent=1))
-    os.replace(fresh, path)
+    replace_file(path, json.dumps(plain(state), indent=1))
 
 
 def _only_bench(run_dir: Path) -> Any:

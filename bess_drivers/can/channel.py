@@ -24,6 +24,7 @@ WAIT_S = 0.1  # how long the receiver waits for one frame before it looks whethe
 SEND_S = 0.2  # how long sending one frame may block
 MAX_FAILED = 100  # receive errors in a row after which the channel is opened anew
 MAX_BITRATE = 1_000_000
+LONG = 1 << 31  # of a key: 29 bits though the id is below 0x800
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ def parse_address(address: str) -> CanAddress:
             raise ValueError(f'address {address!r}: {name} is {value!r}, allowed {low}..{high}')
         numbers[name] = int(value)
     return CanAddress(interface, channel, numbers['bitrate'], numbers['port'])
+
+
+def frame_key(can_id: int, extended: bool) -> int:
+    """What a frame is known by here: its id; with bit 31 (as in a DBC) for 29 bits of which 11 would do.
+
+    0x351 with 11 bits and 0x351 with 29 bits are two frames, of two senders.
+    """
+    return can_id | LONG if extended and can_id <= 0x7FF else can_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +209,16 @@ class Channel:
                 counters.error_frames += 1
                 continue
             counters.received += 1
-            boxes = self._boxes.get(message.arbitration_id)
+            key = message.arbitration_id
+            if key <= 0x7FF and message.is_extended_id:  # `frame_key`, without a call for each frame
+                key |= LONG
+            boxes = self._boxes.get(key)
             if boxes is None:
                 counters.unwanted += 1
                 continue
             now, data = monotonic(), bytes(message.data)
             for box in boxes:
-                box.put(message.arbitration_id, data, now)
+                box.put(key, data, now)
 
 
 _channels: dict[tuple[str, str, int], Channel] = {}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from bess_core.params import param
 from bess_core.values import Identity
-from bess_drivers.can.channel import CanLink, Frame, Mailbox, parse_address
+from bess_drivers.can.channel import LONG, CanLink, Frame, Mailbox, frame_key, parse_address
 from bess_drivers.can.racks import combine_racks
 from bess_drivers.can.signals import DbcSignals, load_dbc, newest, sources
 from bess_drivers.device import Refused, Role, Silent
@@ -53,8 +53,10 @@ class CanProfileDevice:
         self._sources = sources({n: p.place for n, p in self.profile.points.items()}, dbc)
         self._shifts = [params.unit + rack * self._section.rack_step for rack in range(self._section.racks)]
         ids = {i + s for source in self._sources.values() for i in source.ids() for s in self._shifts}
-        if max(ids) > MAX_ID:
-            raise ValueError(f'frame id {max(ids):#x} of unit {params.unit} is above {MAX_ID:#x}')
+        for key in ids:
+            most = 0x7FF if key & LONG else MAX_ID  # beyond it the key of a shifted id would be another
+            if key & ~LONG > most:
+                raise ValueError(f'frame id {key & ~LONG:#x} of unit {params.unit} is above {most:#x}')
         select = {}
         if dbc is not None:
             for point in self.profile.points.values():
@@ -62,7 +64,8 @@ class CanProfileDevice:
                     continue
                 message = dbc.message(point.place.signal.partition('.')[0])
                 if (selector := dbc.selector(message)) is not None:
-                    select.update({message.frame_id + s: selector for s in self._shifts})
+                    first = frame_key(message.frame_id, message.is_extended_frame)
+                    select.update({first + s: selector for s in self._shifts})
         self.link = CanLink(parse_address(params.address), Mailbox(ids, select), read_only)
         self._listening = 0.0
 

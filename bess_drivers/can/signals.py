@@ -17,6 +17,7 @@ from cantools.database import Message
 from cantools.database.can import Database
 from cantools.database.errors import Error as DbcError
 
+from bess_drivers.can.channel import frame_key
 from bess_drivers.device import BadFrame
 from bess_drivers.profiles.can_model import CanPlace
 
@@ -143,7 +144,8 @@ class DbcSignals:
                 raise BadFrame(f'{signal}: not in the frame of {len(data)} bytes')
             return float(value)
 
-        return Part(message.frame_id, selected if message.is_multiplexed() else 0, read)
+        key = frame_key(message.frame_id, message.is_extended_frame)
+        return Part(key, selected if message.is_multiplexed() else 0, read)
 
     def selector(self, message: Message) -> Callable[[bytes], int] | None:
         """Which content a multiplexed frame carries; None for a message that is not multiplexed."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import ssl
-import stat
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,28 +27,20 @@ from bess_drivers.device import (
     ReadOnlyError,
     Refused,
 )
+from bess_drivers.owner_file import read_owned
 
 MAX_ANSWER = 1 << 20  # bytes
 
 
 def read_token(path: str) -> str:
     """The token in a file that only its owner (this user) can read. Raises `BadValue` with the reason."""
-    file = Path(path).expanduser()
     try:
-        with file.open('rb') as opened:
-            info = os.fstat(opened.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise BadValue(f'{file}: not a regular file')
-            if info.st_mode & 0o077:
-                raise BadValue(f'{file}: others can read it (mode {info.st_mode & 0o777:o}); chmod 600 {file}')
-            if info.st_uid != os.geteuid():
-                raise BadValue(f'{file}: belongs to another user')
-            text = opened.read(4097)
-    except OSError as error:
-        raise BadValue(f'{file}: {error.strerror}') from error
+        text = read_owned(path, 'token_file', links=True)
+    except Refused as error:
+        raise BadValue(str(error)) from error
     token = text.strip()
-    if not token or len(text) > 4096 or any(not 0x21 <= byte <= 0x7E for byte in token):
-        raise BadValue(f'{file}: must hold one token in one line')
+    if not token or any(not 0x21 <= byte <= 0x7E for byte in token):
+        raise BadValue(f'token_file {path}: must hold one token in one line')
     return token.decode('ascii')
 
 

@@ -72,7 +72,7 @@ class SonnenBox:
     def _forget(self) -> None:
         self._ratings = Ratings()
         self._reasons: tuple[str, ...] = ()
-        self._slow_at = nan
+        self._slow_at = self._slow_read = self._status_read = nan  # s; the last two of the site
         self._stamp: Any = None
         self._stamp_at = nan
 
@@ -115,6 +115,7 @@ class SonnenBox:
     def _poll(self, now: float) -> tuple[Mapping[str, Any], Quality]:
         """Status, and the slow things when they are due. The cloud form has no slow things."""
         status = self._status()
+        self._status_read = now
         if not self._clock() - self._slow_at < SLOW_EVERY_S:
             p = self.params
             rated, energy = p.rated_power or nan, p.energy_full or nan
@@ -126,12 +127,16 @@ class SonnenBox:
                     energy = (number(settings, 'IC_BatteryModules', 0, 1000)
                               * number(settings, 'CM_MarketingModuleCapacity', 0, 1e6))
             self._ratings = Ratings(rated, rated, energy)
-            self._slow_at = self._clock()
+            self._slow_at, self._slow_read = self._clock(), now
         stamp = status.get('Timestamp')
         if stamp is None or stamp != self._stamp:
             self._stamp, self._stamp_at = stamp, now
         old = self.params.stale_after and now - self._stamp_at > self.params.stale_after
         return status, Quality.STALE if old else Quality.OK
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since the status and, in the local form, the configuration were read."""
+        return {'status': now - self._status_read, **({'configuration': now - self._slow_read} if self._local else {})}
 
 
 class SonnenBattery(SonnenBox):

@@ -250,7 +250,7 @@ class CarloGavazziMeter:
         self._phases = 3
         self._fine_energy = self._fine_frequency = False
         self._counters = (nan, nan)
-        self._counters_time = -inf
+        self._counters_time = self._front_time = -inf
 
     def open(self) -> None:
         """Connect. Raises `Disconnected`."""
@@ -302,11 +302,16 @@ class CarloGavazziMeter:
             block = Block(FINE_FREQUENCY.address, 2)
             fine = decode_points({'frequency': FINE_FREQUENCY}, block.address, self._block(block))
             values |= fine
+        self._front_time = now
         # A negative age: the clock was set back.
         if not 0 <= now - self._counters_time < self.params.energy_interval_s:
             self._counters = self._read_counters(family)
             self._counters_time = now
         return reading_from(values, self._counters, self._phases, self.params, now)
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since the measurement and the energies were read."""
+        return {'measurement': now - self._front_time, 'energies': now - self._counters_time}
 
     def _read_counters(self, family: Family) -> tuple[float, float]:
         block, points = family.energy, family.energy_points

@@ -48,6 +48,11 @@ class Row:
     buffer_length: int = 1
 
     @property
+    def device(self) -> str:
+        """What tells the devices of a map apart."""
+        return self.topic_prefix.strip('/')
+
+    @property
     def topic(self) -> str:
         """Full topic of the driver's point."""
         return f'{self.topic_prefix.rstrip("/")}/{self.driver_point_name}'
@@ -80,7 +85,7 @@ def parse(text: str, name: str) -> list[Row]:
         row = _row(dict(zip(header, cells, strict=False)), line, name, messages)
         if row is None:
             continue
-        if any(r.mesa_name == row.mesa_name for r in rows):
+        if any((r.mesa_name, r.device) == (row.mesa_name, row.device) for r in rows):
             messages.append(f'{name}:{line}: {row.mesa_name} is mapped twice')
         rows.append(row)
     if messages:
@@ -112,6 +117,20 @@ def _row(cells: Mapping[str, str], line: int, name: str, messages: list[str]) ->
         return None
     texts = {c: cells[c] for c in REQUIRED}
     return Row(line=line, **texts, unit=cells.get('unit', ''), **numbers)  # type: ignore[arg-type]
+
+
+def of_topic(rows: list[Row], topic: str, name: str) -> list[Row]:
+    """The rows of one device: a map may name points of several, told apart by their `topic_prefix`.
+
+    `topic` '' = the only one that there is. Raises `ProfileError` where that is not one, or a topic is not there.
+    """
+    there = list(dict.fromkeys(r.device for r in rows))
+    wanted = topic.strip('/')
+    if not wanted and len(there) > 1:
+        raise ProfileError([f'{name}: points of {len(there)} devices; set topic to one of: {", ".join(there)}'])
+    if wanted and wanted not in there:
+        raise ProfileError([f'{name}: no point with topic_prefix {topic!r}; there is: {", ".join(there) or "none"}'])
+    return [r for r in rows if not wanted or r.device == wanted]
 
 
 def apply(rows: list[Row], base: Profile, name: str, path: Path) -> Profile:
@@ -175,19 +194,22 @@ def _used(base: Profile) -> set[str]:
 
 
 @lru_cache(maxsize=64)
-def _loaded(path: Path, _changed: int, registers: str) -> Profile:
+def _loaded(path: Path, _changed: int, registers: str, topic: str) -> Profile:
     try:
         rows = parse(read_text(path), str(path))
     except UnreadableFile as error:
         raise ProfileError([str(error)]) from error
-    return apply(rows, load_profile(registers), path.name, path)
+    return apply(of_topic(rows, topic, str(path)), load_profile(registers), path.name, path)
 
 
-def load_device(profile: str, registers: str = '') -> Profile:
-    """The profile of a device: a YAML profile, or a CSV map over the points of `registers`. Raises `ProfileError`."""
+def load_device(profile: str, registers: str = '', topic: str = '') -> Profile:
+    """The profile of a device: a YAML profile, or a CSV map over the points of `registers`. Raises `ProfileError`.
+
+    `topic`: see `of_topic`.
+    """
     if not profile.endswith('.csv'):
-        if registers:
-            raise ProfileError(['registers is for a point map (.csv) only'])
+        if registers or topic:
+            raise ProfileError([f'{"registers" if registers else "topic"} is for a point map (.csv) only'])
         return load_profile(profile)
     path = Path(profile).expanduser()
     if not path.is_file():
@@ -195,4 +217,4 @@ def load_device(profile: str, registers: str = '') -> Profile:
     if not registers:
         raise ProfileError([f'{profile}: a point map has no addresses; name the profile that has them with registers'])
     find(registers)
-    return _loaded(path.resolve(), path.stat().st_mtime_ns, registers)
+    return _loaded(path.resolve(), path.stat().st_mtime_ns, registers, topic)

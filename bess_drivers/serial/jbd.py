@@ -72,7 +72,7 @@ class JbdBattery:
         self._unsure: dict[int, float] = {}
         self._failure = DeviceError('not asked yet')
         self._cells: tuple[float, ...] = ()
-        self._cells_time = -inf
+        self._cells_time = self._basic_time = -inf
         self._polls = 0
 
     def open(self) -> None:
@@ -103,7 +103,12 @@ class JbdBattery:
             self._cells_time, self._polls = now, 0
         reading = reading_from(basic, cells, self.params, min(now, self._cells_time), now)
         self._cells, self._polls = cells, self._polls + 1
+        self._basic_time = now
         return reading
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Seconds since the pack (0x03) and the cells (0x04) were read."""
+        return {'pack': now - self._basic_time, 'cells': now - self._cells_time}
 
     def set_contactor(self, charge: bool, discharge: bool) -> None:
         """Switch the FETs and read back that they did, within about `CONFIRM_S` and `late_s`.

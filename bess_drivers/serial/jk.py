@@ -226,10 +226,10 @@ def pb_snapshot(record: bytes) -> Snapshot:
 
 
 class JkPbBms(SerialBms):
-    """A JK BMS of the inverter series (`BatteryDevice`); several may share a line.
+    """A JK BMS of the inverter series (`BatteryDevice`); several may share a line."""
 
-    Not probed: to a Modbus device its request is an order to write a register.
-    """
+    NOT_PROBED: ClassVar[str] = ('to a Modbus device its request is an order to write a register; if you have one, try '
+                                 'it with `type: jk_pb`')
 
     Params: ClassVar[type] = JkPbParams
     addressed: ClassVar[bool] = True

@@ -19,9 +19,12 @@ from bess_core.params import param
 from bess_core.values import Identity, MeterReading
 from bess_drivers.device import DeviceError, Disconnected, NoAnswer, Role
 from bess_drivers.serial.link import POLL_S, PORT_ERRORS, parse_address, port_problem
+from bess_drivers.serial.p1_cipher import TAG, TITLE, CipherFramer, read_key
 from bess_drivers.serial.p1_telegram import Framer, Values, reader, reading_from
 
 CHUNK = 4096
+ENOUGH = 4096  # bytes in which an encrypted telegram shows its beginning
+ENCRYPTED = bytes((TAG, TITLE))
 CONNECT_S = 3.0
 
 
@@ -31,6 +34,8 @@ class P1Params:
 
     address: str = param('', doc='serial:/dev/ttyUSB0 (115200 8N1: DSMR 4 and 5), '
                                  'serial:/dev/ttyUSB0?baud=9600&parity=E&bytesize=7 (DSMR 2 and 3), or tcp://host:port')
+    key_file: str = param('', doc='file with the key of a meter that encrypts (Luxembourg, Austria), readable by its '
+                                  'owner only: a line "encryption: <32 hex digits>"; empty = it does not')
     timeout_s: float = param(12.0, 's', 'longest time between two telegrams', low=0.2, high=60.0)
     invert: bool = param(False, doc='the meter sits in the line of a generator and counts the other way round')
     period: float = param(1.0, 's', 'how often the meter sends; it is waited for', low=0.2, high=60.0)
@@ -101,14 +106,15 @@ class P1Meter:
         self._tcp = params.address.startswith('tcp:')
         tcp_address(params.address) if self._tcp else parse_address(params.address)
         self._parse = reader()
-        self._framer = Framer()
+        self._framer: Framer | CipherFramer = Framer()
         self._line: _Line | None = None
         self.damaged = 0  # telegrams
         self.shown: dict[str, Any] = {}  # for people
 
     def open(self) -> None:
-        """Open the port or connect. Raises `Disconnected`."""
+        """Open the port or connect. Raises `Disconnected`, and `Refused` for a key file that cannot be used."""
         self.close()
+        self._framer = CipherFramer(read_key(self.params.key_file)) if self.params.key_file else Framer()
         self._line = _Tcp(self.params.address) if self._tcp else _Serial(self.params.address)
 
     def close(self) -> None:
@@ -146,11 +152,11 @@ class P1Meter:
     def _next(self) -> tuple[bytes, Values]:
         if self._line is None:
             raise Disconnected(f'{self.params.address} is not open')
-        deadline, problem, heard = self._clock() + self.params.timeout_s, None, False
+        deadline, problem, heard, before = self._clock() + self.params.timeout_s, None, False, b''
         try:
             while self._clock() < deadline:
                 data = self._line.read()
-                heard = heard or bool(data)
+                heard, before = heard or bool(data), (before + data)[-ENOUGH:]
                 try:
                     telegram = self._framer.feed(data)
                     if telegram is not None:
@@ -164,6 +170,8 @@ class P1Meter:
         if problem is not None:
             raise problem
         text = 'no complete telegram' if heard else 'nothing'
+        if heard and ENCRYPTED in before and not self.params.key_file:
+            text = 'encrypted telegrams, and no key_file is set; nothing usable'
         raise NoAnswer(f'{self.params.address}: {text} in {self.params.timeout_s:g} s')
 
 

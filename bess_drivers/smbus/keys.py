@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bess_drivers.device import Refused
+from bess_drivers.owner_file import read_owned
 
-LONGEST = 4096  # bytes of a key file
 NAMES = ('unseal', 'full_access')
 
 
@@ -24,28 +22,9 @@ class Keys:
 def read_keys(path: str) -> Keys:
     """Read lines like `unseal: 0x0000 0x0000`; `#` starts a comment.
 
-    Raises `Refused` for a missing file, a link, a foreign owner, any permission of group or others, or
-    wrong content (which is not repeated in the text).
+    Raises `Refused` as `read_owned`, or for wrong content (which is not repeated in the text).
     """
-    if not path:
-        raise Refused('no key_file is set')
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise Refused(f'key file {path}: {error.strerror}') from error
-    try:
-        about = os.fstat(fd)  # of what is open, so that nobody exchanges it in between
-        if not stat.S_ISREG(about.st_mode):
-            raise Refused(f'key file {path} is no regular file')
-        if about.st_uid != os.geteuid():
-            raise Refused(f'key file {path} belongs to another user')
-        if about.st_mode & 0o077:
-            raise Refused(f'key file {path} may be read by others (mode {about.st_mode & 0o777:03o}); chmod 600 it')
-        data = os.read(fd, LONGEST + 1)
-    finally:
-        os.close(fd)
-    if len(data) > LONGEST:
-        raise Refused(f'key file {path} is longer than {LONGEST} bytes')
+    data = read_owned(path, 'key_file')
     return _parse(Path(path).name, data.decode('ascii', errors='replace'))
 
 

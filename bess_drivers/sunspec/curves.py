@@ -16,6 +16,7 @@ from bess_drivers.device import BadValue, NoAnswer, Refused
 from bess_drivers.sunspec.device_map import DeviceMap
 
 ENABLE, REQUEST, RESULT, N_POINTS, N_CURVES = 2, 3, 4, 5, 6  # offsets of all three
+REVERSION = 7  # of all three, two registers: s until another curve comes back
 COMPLETED = 1
 DEPT_REF = 1  # offset in a curve
 NOT_IMPLEMENTED = 0xFFFF
@@ -83,6 +84,8 @@ class Curves:
         reference = self._map.read_raw(model, layout.head + DEPT_REF, 1)
         self._map.write_at(model, start, [len(points), *(r for r in reference if r != NOT_IMPLEMENTED)])
         self._map.write_at(model, start + layout.block, registers)
+        if head[REVERSION:REVERSION + 2] not in ([0, 0], [NOT_IMPLEMENTED] * 2):
+            self._map.write_at(model, REVERSION, [0, 0])
         self.adopt(model, curve, enabled=head[ENABLE] == 1, timeout_s=timeout_s)
 
     def adopt(self, model: int, curve: int, *, enabled: bool, timeout_s: float) -> None:

@@ -124,13 +124,14 @@ class DerExtras:
 
     def __init__(self, device: DeviceMap, params: SunSpecInverterParams) -> None:
         self._map, self._pf, self._ramp = device, params.power_factor, params.ramp
-        self._currents = (params.battery_charge_current, params.battery_discharge_current)
+        self._limits = (params.battery_charge_current, params.battery_discharge_current, params.battery_min_voltage,
+                        params.battery_max_voltage)
         self.touched = False
 
     def check(self, control: ModelValues) -> None:
         """Raise `BadValue` for what the device does not have."""
-        if not all(map(isnan, self._currents)):
-            raise BadValue('the limits of the battery current are for 64800: this device has none')
+        if not all(map(isnan, self._limits)):
+            raise BadValue('the limits of the battery are for 64800 or 64202: this device has neither')
         if not isnan(self._ramp):
             if not control.has('WRmp'):
                 raise BadValue('704 WRmp is not implemented in this device')

@@ -1,7 +1,8 @@
 """Grid functions inside a DER: enter service (703), curves (705, 706, 712), trips (707 to 710), droop (711).
 
-They are settings of the device, which it obeys without us. Trip settings are read and shown, never written: they
-belong to the grid operator. Offsets from the SunSpec models.
+Those of older devices (126 to 144) are in `legacy_functions.py`, those of vendors in `vendor_functions.py`; all are
+read, shown and changed through here. They are settings of the device, which it obeys without us. Trip settings are
+read and shown, never written: they belong to the grid operator. Offsets from the SunSpec models.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from bess_drivers.sunspec.codec import encode
 from bess_drivers.sunspec.curves import LAYOUTS, Curves, Points, factor
 from bess_drivers.sunspec.device_map import DeviceMap
 from bess_drivers.sunspec.inverter_params import CURVE_SETTINGS, SunSpecInverterParams
+from bess_drivers.sunspec.legacy_functions import NAMES as LEGACY_NAMES
+from bess_drivers.sunspec.legacy_functions import LegacyFunctions, Slope
+from bess_drivers.sunspec.vendor_functions import NAMES as VENDOR_NAMES
+from bess_drivers.sunspec.vendor_functions import VendorFunctions
 
-NAMES = {703: 'enter service', 705: 'volt-var', 706: 'volt-watt', 707: 'low voltage trip', 708: 'high voltage trip',
+DER_NAMES = {703: 'enter service', 705: 'volt-var', 706: 'volt-watt', 707: 'low voltage trip', 708: 'high voltage trip',
          709: 'low frequency trip', 710: 'high frequency trip', 711: 'frequency droop', 712: 'watt-var'}
+NAMES = {**DER_NAMES, **LEGACY_NAMES, **VENDOR_NAMES}
 VOLTAGE_TRIPS, FREQUENCY_TRIPS = (707, 708), (709, 710)
 TRIP_HEAD = 9  # registers before the first set
 ADOPT_S = 5.0  # longest time in which a device adopts a setting
@@ -68,6 +74,8 @@ class GridFunctions:
                  sleep: Callable[[float], None] = time.sleep) -> None:
         self._map, self._params, self._clock, self._sleep = device, params, clock, sleep
         self.curves = Curves(device, clock, sleep)
+        self.legacy = LegacyFunctions(device)
+        self.vendor = VendorFunctions(device, params)
         self.shown: dict[str, str] = {}  # for people
         self.read_at: dict[int, float] = {}  # s, site time
         self._left: list[int] = []
@@ -108,6 +116,10 @@ class GridFunctions:
         if model in LAYOUTS:
             enabled, points = self.curves.read(model)
             return f'{_on(enabled)}: {_pairs(points)}'
+        if model in LEGACY_NAMES:
+            return self.legacy.describe(model)
+        if model in VENDOR_NAMES:
+            return self.vendor.describe(model)
         t = self.trip(model)
         return (f'{_on(t.enabled)}: must trip {_pairs(t.must_trip)}; may trip {_pairs(t.may_trip)}; '
                 f'cease {_pairs(t.cease)}')
@@ -173,10 +185,26 @@ class GridFunctions:
         start = m.definition.size + writable * m.definition.repeat_size
         for offset, words in registers:
             self._map.write_at(711, start + offset, words)
+        if m.number('RvrtTms') > 0:
+            self._map.write(711, {'RvrtTms': 0}, {})
         self.curves.adopt(711, writable + 1, enabled=m.integer('Ena') == 1, timeout_s=ADOPT_S)
 
+    def read_curve(self, model: int) -> tuple[bool, Points]:
+        """Whether a function with a curve is enabled, and the curve that acts."""
+        return self.legacy.read(model) if model in LEGACY_NAMES else self.curves.read(model)
+
+    def write_curve(self, model: int, points: Sequence[tuple[float, float]]) -> None:
+        """Make a curve act: see `Curves.write` and `LegacyFunctions.write`."""
+        if model in LEGACY_NAMES:
+            self.legacy.write(model, points)
+        else:
+            self.curves.write(model, points, ADOPT_S)
+
     def enable(self, model: int, on: bool) -> None:
-        """Switch 705, 706, 711 or 712 on or off. Trips are not switched."""
+        """Switch 705, 706, 711, 712, 126, 127, 131, 132 or 134 on or off. Trips are not switched."""
+        if model in LEGACY_NAMES:
+            self.legacy.enable(model, on)
+            return
         if model not in (*LAYOUTS, 711):
             raise BadValue(f'{model} is not switched from here')
         self._map.write(model, {'Ena': int(on)}, {})
@@ -184,14 +212,20 @@ class GridFunctions:
     def apply(self) -> list[str]:
         """Write what the site file gives and the device does not have yet; names of what was written."""
         p, done = self._params, []
-        for model, name in CURVE_SETTINGS.items():
+        for name, models in CURVE_SETTINGS.items():
             wanted = _points(getattr(p, name))
             if not wanted:
                 continue
-            enabled, points = self.curves.read(model)
+            model = self._map.first_of(*models) or models[0]  # without any of them the read says what is missing
+            enabled, points = self.read_curve(model)
             if not (enabled and _same([v for q in points for v in q], [v for q in wanted for v in q])):
-                self.curves.write(model, wanted, ADOPT_S)
+                self.write_curve(model, wanted)
                 done.append(name)
+        if p.freq_watt_slope:
+            enabled, slope = self.legacy.slope()
+            if not (enabled and _same(slope, p.freq_watt_slope)):
+                self.legacy.write_slope(Slope(*p.freq_watt_slope))
+                done.append('freq_watt_slope')
         if p.freq_droop:
             enabled, droop = self.droop()
             if not (enabled and _same(droop, p.freq_droop)):
@@ -211,15 +245,20 @@ class GridFunctions:
             'grid_settings': lambda: None, 'permit_service': lambda on: self.permit_service(_switch(on)),
             'enter_service': lambda *v: self.write_enter_service(EnterService(*map(float, v))),
             'freq_droop': lambda *v: self.write_droop(Droop(*map(float, v))),
-            'write_curve': lambda model, *pairs: self.curves.write(
-                int(model), [(float(x), float(y)) for x, y in (q.split(':') for q in pairs)], ADOPT_S),
-            'enable': lambda model, on: self.enable(int(model), _switch(on))}
+            'write_curve': lambda model, *pairs: self.write_curve(
+                int(model), [(float(x), float(y)) for x, y in (q.split(':') for q in pairs)]),
+            'enable': lambda model, on: self.enable(int(model), _switch(on)),
+            'freq_watt_slope': lambda *v: self.legacy.write_slope(Slope(*map(float, v))),
+            'volt_var_offset': lambda *v: self.vendor.write_offset(*map(float, v)) if v else self.vendor.end_offset(),
+            'vendor_parameter': lambda number, index, kind: self.vendor.parameter(int(number), int(index), kind)}
         if operation not in known:
             raise Refused(f'no operation {operation!r}; there is: {", ".join(known)}')
         try:
-            known[operation](*arguments)
+            answer = known[operation](*arguments)
         except (TypeError, ValueError) as error:
             raise Refused(f'{operation} does not take {" ".join(arguments) or "no arguments"}: {error}') from error
+        if answer is not None:
+            return [f'{operation}={answer:.10g}']
         return [f'{model} {NAMES[model]}={self.describe(model)}' for model in self.present()]
 
 

@@ -32,6 +32,7 @@ from bess_drivers.sunspec.kaco_control import MODEL as KACO
 from bess_drivers.sunspec.kaco_control import STATES as KACO_STATES
 from bess_drivers.sunspec.kaco_control import KacoControl
 from bess_drivers.sunspec.legacy_control import LegacyControl
+from bess_drivers.sunspec.vendor_functions import kaco_alarms
 
 __all__ = ['SunSpecInverter', 'SunSpecInverterParams']
 
@@ -63,9 +64,9 @@ class SunSpecInverter:
         self._map = DeviceMap(self._link, params.unit, params.base, params.max_registers)
         self._der = DerControl(self._map, params, clock)
         self._legacy = LegacyControl(self._map, params, clock)
-        self._kaco = KacoControl(self._map, params, clock)
-        self._hb = Heartbeat(params.heartbeat_timeout_s)
         self.grid = GridFunctions(self._map, params, clock)
+        self._kaco = KacoControl(self._map, params, clock, self.grid.vendor)
+        self._hb = Heartbeat(params.heartbeat_timeout_s)
         self._read_at: dict[int, float] = {}  # model -> s, site time
         self._settings: dict[int, ModelValues] = {}
         self._settings_at = nan
@@ -138,7 +139,7 @@ class SunSpecInverter:
         return reading
 
     def read_slow(self, now: float) -> float:
-        """Settings of one grid function (703, 705 to 712); when it is to be called again (s, site time)."""
+        """Settings of one grid function (see `GridFunctions`); when it is to be called again (s, site time)."""
         with self._watched():
             self._scan()
             return self.grid.read_one(now)
@@ -191,8 +192,10 @@ class SunSpecInverter:
         )
         if state := models.get(control):
             self._check_orders(reading, writer, state)
-        if (kaco := models.get(KACO)) and (code := kaco.integer('CurrentState')) in KACO_STATES:
-            reading.state = KACO_STATES[code]
+        if kaco := models.get(KACO):
+            if (code := kaco.integer('CurrentState')) in KACO_STATES:
+                reading.state = KACO_STATES[code]
+            reading.alarms += kaco_alarms(kaco)
         if operation := models.get(64800):
             self._operation(reading, operation, now)
         reading.setpoint, reading.reactive_setpoint = writer.power, writer.reactive
@@ -263,15 +266,15 @@ class SunSpecInverter:
         return self._legacy
 
     def read_curve(self, model: int) -> tuple[bool, Points]:
-        """Whether 705, 706 or 712 is enabled and the curve that acts; see `Curves.read`."""
+        """Whether a function with a curve is enabled and the curve that acts; see `Curves.read`."""
         with self._watched():
             self._scan()
-            return self.grid.curves.read(model)
+            return self.grid.read_curve(model)
 
     def write_curve(self, model: int, points: Sequence[tuple[float, float]]) -> None:
-        """Make a curve of 705, 706 or 712 act; see `Curves.write`. Takes as long as the device needs to adopt it."""
+        """Make a curve act; see `GridFunctions.write_curve`. Takes as long as the device needs to adopt it."""
         with self._writing():
-            self.grid.curves.write(model, points)
+            self.grid.write_curve(model, points)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -11,8 +11,9 @@ from bess_drivers.sunspec.common import SIGNS, SunSpecParams, check_params
 #: factor from the device's sign to ours (+ = charging; + var = into the converter, inductive)
 POWER_SIGNS = {'generation_positive': -1.0, 'charge_positive': 1.0}
 REACTIVE_SIGNS = {'injection_positive': -1.0, 'absorption_positive': 1.0}
-#: model -> setting with its curve
-CURVE_SETTINGS = {705: 'volt_var', 706: 'volt_watt', 712: 'watt_var'}
+#: setting with a curve -> models that can hold it, the first of them that the device has is used
+CURVE_SETTINGS = {'volt_var': (705, 126), 'volt_watt': (706, 132), 'watt_var': (712,), 'watt_power_factor': (131,),
+                  'freq_watt': (134,)}
 LEGACY_CONTROLS = ('direct', 'forced', 'signed_limit')
 
 
@@ -40,13 +41,25 @@ class SunSpecInverterParams(SunSpecParams):
         nan, '%/s', 'ramp of the device in % of its maximum per second (704 WRmp, 121 WGra); NaN = leave it as it is',
         low=0.01, high=65534.0)
     battery_charge_current: float = param(
-        nan, 'A', 'largest DC current into the battery (64800 MaxBatACha); NaN = leave it', low=0.0, high=65534.0)
+        nan, 'A', 'largest DC current into the battery (64800 MaxBatACha, 64202 ChaMaxA); NaN = leave it', low=0.0,
+        high=65534.0)
     battery_discharge_current: float = param(
-        nan, 'A', 'largest DC current out of the battery (64800 MaxBatADischa); NaN = leave it', low=0.0, high=65534.0)
-    volt_var: list[float] = param([], '', 'curve of 705 that the device is to hold: V (% of nominal), var (%), ...; '
-                                          'empty = leave it as it is')
-    volt_watt: list[float] = param([], '', 'the same of 706: V (% of nominal), W (%), ...')
+        nan, 'A', 'largest DC current out of the battery (64800 MaxBatADischa, 64202 DisMaxA); NaN = leave it',
+        low=0.0, high=65534.0)
+    battery_min_voltage: float = param(
+        nan, 'V', 'DC voltage down to which the battery is discharged (64202 DisMinV); NaN = leave it', low=0.0,
+        high=65534.0)
+    battery_max_voltage: float = param(
+        nan, 'V', 'DC voltage up to which the battery is charged (64202 ChaMaxV); NaN = leave it', low=0.0,
+        high=65534.0)
+    volt_var: list[float] = param([], '', 'curve of 705 or 126 that the device is to hold: V (% of nominal), var (%), '
+                                          '...; empty = leave it as it is')
+    volt_watt: list[float] = param([], '', 'the same of 706 or 132: V (% of nominal), W (%), ...')
     watt_var: list[float] = param([], '', 'the same of 712: W (% of the maximum), var (%), ...')
+    watt_power_factor: list[float] = param([], '', 'the same of 131: W (% of the maximum), power factor, ...')
+    freq_watt: list[float] = param([], '', 'the same of 134: frequency (Hz), W (% of the reference), ...')
+    freq_watt_slope: list[float] = param([], '', 'of 127: slope (% of the present power per Hz), where it begins and '
+                                                 'ends (Hz above nominal); empty = leave it as it is')
     freq_droop: list[float] = param([], '', 'of 711: dead band above and below (Hz), slopes above and below (per '
                                             'unit), response (s); empty = leave it as it is')
     enter_service: list[float] = param([], '', 'of 703: lowest and highest voltage (% of nominal), lowest and highest '
@@ -65,10 +78,10 @@ class SunSpecInverterParams(SunSpecParams):
 
     def __post_init__(self) -> None:
         check_params(self)
-        for name in CURVE_SETTINGS.values():
+        for name in CURVE_SETTINGS:
             count = len(getattr(self, name))
             if count % 2 or count == 2:
                 raise ValueError(f'{name} has {count} numbers: must be pairs x, y of at least two points')
-        for name, count in (('freq_droop', 5), ('enter_service', 6)):
+        for name, count in (('freq_droop', 5), ('enter_service', 6), ('freq_watt_slope', 3)):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f'{name} has {len(getattr(self, name))} numbers: must be {count}')

@@ -16,6 +16,7 @@ from bess_drivers.sunspec.control_common import revert_seconds
 from bess_drivers.sunspec.device_map import DeviceMap
 from bess_drivers.sunspec.inverter_decode import first_known
 from bess_drivers.sunspec.inverter_params import POWER_SIGNS, REACTIVE_SIGNS, SunSpecInverterParams
+from bess_drivers.sunspec.vendor_functions import VendorFunctions
 
 MODEL = 64201
 OFF, GRID_CONNECTED = 1, 11  # RequestedState; OFF also clears errors that do not persist
@@ -29,9 +30,11 @@ STATES = {9: ConverterState.STARTING, 10: ConverterState.STANDBY, 11: ConverterS
 class KacoControl:
     """Orders through 64201. Like `LegacyControl`, which does the same through 123 or 124."""
 
-    def __init__(self, device: DeviceMap, params: SunSpecInverterParams, clock: Callable[[], float]) -> None:
-        self._map, self._params = device, params
+    def __init__(self, device: DeviceMap, params: SunSpecInverterParams, clock: Callable[[], float],
+                 vendor: VendorFunctions) -> None:
+        self._map, self._params, self._vendor = device, params, vendor
         self._sf: dict[str, int] = {}
+        self._limits: tuple[dict[str, float], dict[str, int]] = ({}, {})
         self._state: int | None = None
         self._maxima = (nan, nan)  # W, VA
         self._armed = self._fixed_q = False
@@ -68,6 +71,7 @@ class KacoControl:
             self._map.write(MODEL, {'ControlMode': FIXED_Q}, {})
             self._fixed_q = True
         if not self._armed:
+            self._vendor.write_battery_limits(*self._limits)  # without them it does not pre-charge
             self._start()
         self._map.write(MODEL, values, self._sf)
         self._armed, self.power = True, float(power)
@@ -76,8 +80,9 @@ class KacoControl:
 
     def _prepare(self) -> None:
         p = self._params
-        if not all(map(isnan, (p.power_factor, p.ramp, p.battery_charge_current, p.battery_discharge_current))):
-            raise BadValue('64201 takes no power factor, ramp or limits of the battery current from here')
+        if not all(map(isnan, (p.power_factor, p.ramp))):
+            raise BadValue('64201 takes no power factor or ramp from here')
+        self._limits = self._vendor.battery_limits()  # raises before anything is written
         models = self._map.read_models({MODEL: 0, **{m: 0 for m in (120, 121) if self._map.has(m)}})
         self._sf = models[MODEL].sf
         rated, settings = models.get(120), models.get(121)

@@ -1,9 +1,10 @@
-"""Model layouts that `pysunspec2` does not have: the MESA drafts of 801 to 803, MESA-PCS 64800, KACO 64201.
+"""Model layouts that `pysunspec2` does not have: the MESA drafts of 801 to 803, MESA-PCS 64800, vendors' models.
 
 Sources: public firmware of a battery that fills the draft storage models (field order, types, event
-bits), OpenEMS for 64800 (REFUstore), whose register 5 is reserved there, and 64201 (blueplanet gridsave;
-`R<offset>` = not known). Written as
-`Name[!]:type[:scale factor]`, `!` = writable, from the register behind L.
+bits); OpenEMS for 64800, 64040 and 64041 (REFUstore 88K) and 64201 to 64204 (KACO blueplanet gridsave).
+`R<offset>` = not known. Where OpenEMS contradicts the length of a model the length holds: the index of 64040 has
+one register (two would reach into 64041), the texts of 64203 have eight (four would leave eight over).
+Written as `Name[!]:type[:scale factor]`, `!` = writable, from the register behind L; a text as `string<registers>`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _TABLES: dict[int, tuple[str, str, str, dict[str, list[str]]]] = {
     64201: ('kaco_gridsave',
             'VersionMajor:uint16 VersionMinor:uint16 RequestedState!:enum16 CurrentState:enum16 ControlMode!:enum16 '
             'R7:uint16 Watchdog!:uint16 WSetPct!:int16:WSetPct_SF VarSetPct!:int16:VarSetPct_SF R11:uint16 R12:uint16 '
-            'R13:uint16 R14:uint16 R15:uint16 StVnd:uint16 StPu:uint16 StPcu:uint16 ErrPcu:uint16 '
+            'R13:uint16 R14:uint16 R15:uint16 StVnd:enum16 StPu:enum16 StPcu:enum16 ErrPcu:enum16 '
             'WParamRmpTms!:uint16:RmpTms_SF WParamRmpDecTmm!:uint16:RmpIncDec_SF WParamRmpIncTmm!:uint16:RmpIncDec_SF '
             'R23:uint16 R24:uint16 WParamEna!:enum16 VarParamRmpTms!:uint16:RmpTms_SF '
             'VarParamRmpDecTmm!:uint16:RmpIncDec_SF VarParamRmpIncTmm!:uint16:RmpIncDec_SF R29:uint16 R30:uint16 '
@@ -58,6 +59,20 @@ _TABLES: dict[int, tuple[str, str, str, dict[str, list[str]]]] = {
             'R38:uint16 R39:uint16 R40:uint16 R41:uint16 R42:uint16 R43:uint16 R44:uint16 R45:uint16 '
             'WSetPct_SF:sunssf VarSetPct_SF:sunssf RmpTms_SF:sunssf RmpIncDec_SF:sunssf V_SF:sunssf W_SF:sunssf '
             'VAr_SF:sunssf Hz_SF:sunssf', '', {}),
+    64202: ('kaco_battery_limits',
+            'VersionMajor:uint16 VersionMinor:uint16 R4:uint16 R5:uint16 V_SF:sunssf A_SF:sunssf '
+            'DisMinV!:uint16:V_SF DisMaxA!:uint16:A_SF DisCutoffA!:uint16:A_SF ChaMaxV!:uint16:V_SF '
+            'ChaMaxA!:uint16:A_SF ChaCutoffA!:uint16:A_SF R14:uint16 EnLimit!:enum16', '', {}),
+    64203: ('kaco_battery_information',
+            'VersionMajor:uint16 VersionMinor:uint16 EmsErrCode!:enum16 SoC_SF:sunssf SoH_SF:sunssf Temp_SF:sunssf '
+            'BatId!:uint16 BatSoC!:uint16:SoC_SF BatSoH!:uint16:SoH_SF BatTemp!:int16:Temp_SF BatSWVer!:string8 '
+            'BatSWSum!:string8', '', {}),
+    64204: ('kaco_volt_var_offset',
+            'VersionMajor:uint16 VersionMinor:uint16 VOffPct!:int16:VOffPct_SF VArOffPct!:int16:VArOffPct_SF '
+            'RvrtTms!:uint16 OffsetEna!:enum16 VOffPct_SF:sunssf VArOffPct_SF:sunssf', '', {}),
+    64040: ('refu_parameter', 'ParamId!:uint32 ParamIndex!:uint16', '', {}),
+    64041: ('refu_parameter_value',
+            'U32!:uint32 S32!:int32 F32!:float32 U16!:uint16 S16!:int16 U8!:uint16 S8!:int16', '', {}),
 }
 
 
@@ -66,8 +81,11 @@ def _points(text: str, bits: dict[str, list[str]]) -> list[dict[str, Any]]:
     for word in text.split():
         name, type_, *sf = word.split(':')
         plain = name.rstrip('!')
+        size = 2 if type_.endswith('32') else 1
+        if type_.startswith('string'):
+            type_, size = 'string', int(type_.removeprefix('string'))
         points.append({
-            'name': plain, 'type': type_, 'size': 2 if type_.endswith('32') else 1,
+            'name': plain, 'type': type_, 'size': size,
             **({'sf': sf[0]} if sf else {}), **({'access': 'RW'} if name.endswith('!') else {}),
             'symbols': [{'name': n, 'value': bit} for bit, n in enumerate(bits.get(plain, ()))]})
     return points

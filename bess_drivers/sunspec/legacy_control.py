@@ -108,6 +108,8 @@ class LegacyControl:
     def _battery_currents(self) -> tuple[dict[str, float], dict[str, int]] | None:
         """What 64800 is to be told about the battery, with its scale factors. Raises `BadValue`."""
         p = self._params
+        if not (isnan(p.battery_min_voltage) and isnan(p.battery_max_voltage)):
+            raise BadValue('the voltages of the battery are for 64202: this device has none')
         wanted = {name: value for name, value in (('MaxBatACha', p.battery_charge_current),
                                                   ('MaxBatADischa', p.battery_discharge_current)) if not isnan(value)}
         if not wanted:

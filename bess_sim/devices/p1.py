@@ -1,7 +1,8 @@
 """A simulated smart meter with a P1 port: sends a telegram each period on a pty or to whoever connects by TCP.
 
 Telegrams as in the P1 companion standard: version 5 with CRC, or 2 without version and CRC, with the gas reading on a
-line of its own. Faults: `no_answer` (silent), `disconnect`, `flipped_bytes`, `truncated_frame`, `frozen_value`.
+line of its own. With a key the telegram is encrypted as in Luxembourg (DLMS general-global-cipher). Faults: `no_answer`
+(silent), `disconnect`, `flipped_bytes`, `truncated_frame`, `frozen_value`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import tty
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from bess_sim.control_server import Request
 from bess_sim.device_faults import DeviceFaults
@@ -57,13 +60,28 @@ def telegram(m: MeterSample, version: int, at: datetime) -> bytes:
     return body + (checksum(body).encode() if version == 5 else b'') + b'\r\n'
 
 
+def encrypted(data: bytes, key: bytes, counter: int) -> bytes:
+    """A telegram in a general-global-cipher frame; the authentication key is the one that Luxembourg prints."""
+    title, control = b'BES\0\0\0\0\1', b'\x30'
+    count = counter.to_bytes(4, 'big')
+    box = Cipher(algorithms.AES(key), modes.GCM(title + count, min_tag_length=12)).encryptor()
+    box.authenticate_additional_data(control + bytes(0x11 * n for n in range(16)))
+    secret = box.update(data) + box.finalize()
+    content = control + count + secret + box.tag[:12]
+    return b'\xdb\x08' + title + b'\x82' + len(content).to_bytes(2, 'big') + content
+
+
 class P1Simulator:
-    """The grid meter of the plant (`RunningDevice`). address: `serial:<link>` or `tcp://host:port`."""
+    """The grid meter of the plant (`RunningDevice`). address: `serial:<link>` or `tcp://host:port`.
+
+    `key`: 16 bytes, the telegrams are encrypted with it; empty = they are not.
+    """
 
     def __init__(self, plant: PlantApi, faults: DeviceFaults, address: str, *, version: int = 5,
-                 period: float = 1.0) -> None:
+                 period: float = 1.0, key: bytes = b'') -> None:
         if version not in (2, 5):
             raise ValueError(f'version must be 2 or 5, not {version}')
+        self.key = key
         self.plant, self.faults, self.version, self.period = plant, faults, version, period
         self._link = Path(address[7:]) if address.startswith('serial:') else None
         host, _, port = address.removeprefix('tcp://').partition(':')
@@ -114,7 +132,11 @@ class P1Simulator:
         sample = self.plant.meter()
         self._frozen = (self._frozen or sample) if self.faults.on('frozen_value') else None
         data = telegram(self._frozen or sample, self.version, datetime.now(UTC))
-        if self.faults.on('flipped_bytes'):
+        if self.key:
+            data = encrypted(data, self.key, self.sent + 1)
+        if self.faults.on('flipped_bytes') and self.key:
+            data = data[:40] + bytes((data[40] ^ 0x01,)) + data[41:]
+        elif self.faults.on('flipped_bytes'):
             at = data.index(b'1.7.0(') + 7
             data = data[:at] + bytes((data[at] ^ 0x01,)) + data[at + 1:]
         return data[:len(data) // 2] if self.faults.on('truncated_frame') else data

@@ -21,6 +21,51 @@ TRIPS = {707: (((50.0, 0.16), (88.0, 2.0)), ((45.0, 0.08),)), 708: (((120.0, 0.1
          709: (((46.5, 0.16), (48.5, 300.0)), ()), 710: (((52.0, 0.16), (51.2, 300.0)), ())}
 DROOP = {'DbOf': 0.036, 'DbUf': 0.036, 'KOf': 0.05, 'KUf': 0.05, 'RspTms': 5, 'PMin': -100}
 
+#: older models (126 to 144) -> curves that there are; 131 has one only, which is written in place
+LEGACY: dict[int, int] = {126: 2, 127: 0, 128: 0, 129: 1, 130: 1, 131: 1, 132: 2, 133: 2, 134: 3,
+                          **dict.fromkeys(range(135, 145), 1)}
+LEGACY_CURVES = {126: ('V', 'VAr', 'V_SF', 'DeptRef_SF'), 131: ('W', 'PF', 'W_SF', 'PF_SF'),
+                 132: ('V', 'W', 'V_SF', 'DeptRef_SF'), 134: ('Hz', 'W', 'Hz_SF', 'W_SF')}
+#: points of y of a flat curve: nothing changes
+LEGACY_FLAT = {126: 0.0, 131: 1.0, 132: 100.0, 134: 100.0}
+ROOM = 5
+
+
+def fill_legacy(image: SunSpecImage) -> None:
+    """Usual settings of 126 to 144: curves flat and off, trips on and not to be written."""
+    switch = {'ActCrv': 1, 'ModEna': 0, 'WinTms': 0, 'RvrtTms': 0, 'RmpTms': 0, 'NPt': ROOM}
+    for model, (x, y, x_sf, y_sf) in LEGACY_CURVES.items():
+        image.scale(model, **{x_sf: -2, y_sf: -3 if model == 131 else -1})
+        image.set(model, {**switch, 'NCrv': LEGACY[model]})
+        for n in range(LEGACY[model]):
+            image.set(model, {f'curve[{n}].ActPt': 2, f'curve[{n}].ReadOnly': 0})
+            if model in (126, 132):
+                image.set(model, {f'curve[{n}].DeptRef': 2})
+            for k in range(ROOM):
+                start = {'V': 90.0, 'W': 0.0, 'Hz': 49.0}[x]
+                image.set(model, {f'curve[{n}].{x}{k + 1}': start + k, f'curve[{n}].{y}{k + 1}': LEGACY_FLAT[model]})
+    image.scale(127, WGra_SF=-1, HzStrStop_SF=-2, RmpIncDec_SF=0)
+    image.set(127, {'WGra': 40, 'HzStr': 0.2, 'HzStop': 0.2, 'HysEna': 0, 'ModEna': 0, 'HzStopWGra': 10})
+    image.scale(128, ArGra_SF=-1, VRefPct_SF=0)
+    image.set(128, {'ArGraMod': 0, 'ArGraSag': 2, 'ArGraSwell': 1.5, 'ModEna': 1, 'DbVMin': 90, 'DbVMax': 110})
+    image.set(133, {'ActSchd': 0b10, 'ModEna': 1, 'NSchd': 2, 'NPts': 10})
+    for model in (129, 130, *range(135, 145)):
+        value = 'Hz' if 'Hz_SF' in image.names(model) else 'V'
+        image.scale(model, Tms_SF=-2, **{f'{value}_SF': -2})
+        image.set(model, {**switch, 'ModEna': 1, 'NCrv': 1, 'curve[0].ActPt': 2, 'curve[0].ReadOnly': 1,
+                          'curve[0].Tms1': 0.16, 'curve[0].Tms2': 2.0 + model / 100,
+                          f'curve[0].{value}1': 45.0, f'curve[0].{value}2': 48.0})
+
+
+def take_legacy(image: SunSpecImage, changes: dict[str, float]) -> None:
+    """What such a device does with a written curve: y beyond 100 % becomes 100 %, without a word."""
+    for model, (_, y, *_) in LEGACY_CURVES.items():
+        for n in range(LEGACY[model]):
+            for k in range(ROOM):
+                name = f'curve[{n}].{y}{k + 1}'
+                if f'{model}.{name}' in changes:
+                    image.set(model, {name: max(-100.0, min(100.0, image.value(model, name)))})
+
 
 def fill_grid(image: SunSpecImage) -> None:
     """Usual settings of all grid functions."""

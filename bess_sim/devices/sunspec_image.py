@@ -105,6 +105,10 @@ class SunSpecImage:
         """A point by name. Raises KeyError."""
         return self._points[model, name]
 
+    def names(self, model: int) -> list[str]:
+        """Points of a model."""
+        return [name for number, name in self._points if number == model]
+
     def scale(self, model: int, **factors: int) -> None:
         """Set scale factors (powers of ten); they stay as they are."""
         for name, value in factors.items():

@@ -199,13 +199,20 @@ class FlowBattery(SunSpecRegisters):
 
 
 class MesaPcs(SunSpecRegisters):
-    """An inverter with 103, 120, 121, 123 and MESA-PCS 64800; 123 WMaxLimPct is signed, - = charging."""
+    """An inverter with 103, 120, 121, 123 and MESA-PCS 64800; 123 WMaxLimPct is signed, - = charging.
 
-    models: tuple[tuple[int, int], ...] = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14))
-    writable = frozenset({(3, n) for n in range(2, 23)} | {(4, 4), (4, 6), (4, 7), (4, 8), (2, 12)})
+    Behind them the parameters of REFU: 64040 names one (number and index in `parameters`), 64041 shows it in each type
+    that can hold it.
+    """
+
+    models: tuple[tuple[int, int], ...] = ((103, 50), (120, 26), (121, 30), (123, 24), (64800, 14), (64040, 3),
+                                           (64041, 10))
+    writable = frozenset({(3, n) for n in range(2, 23)} | {(4, 4), (4, 6), (4, 7), (4, 8), (2, 12)}
+                         | {(5, n) for n in (2, 3, 4)})
     name = 'MESA-PCS'
     local = False
     events = 0
+    parameters: Mapping[tuple[int, int], float] = {(0x10001, 2): -40.5, (7, 0): 12.0}
 
     def prepare(self) -> None:
         """Ratings; stopped."""
@@ -231,6 +238,15 @@ class MesaPcs(SunSpecRegisters):
             self._apply()
         self.measure()
         self.fill(4, {2: ('u16', self.local), 3: ('u16', self.beat())})
+        wanted = (self.word(5, 2) << 16 | self.word(5, 3), self.word(5, 4))
+        value = self.parameters.get(wanted)
+        empty = {2: ('u32', 0xFFFFFFFF), 4: ('u32', 0x80000000), 6: ('u32', 0x7FC00000), 8: ('u16', 0xFFFF),
+                 9: ('u16', 0x8000), 10: ('u16', 0xFFFF), 11: ('u16', 0x8000)}
+        self.fill(6, empty)
+        if value is not None:
+            self.fill(6, {4: ('i32', value), 6: ('f32', value), 9: ('i16', value), 11: ('i16', value)})
+            if value >= 0:
+                self.fill(6, {2: ('u32', value), 8: ('u16', value), 10: ('u16', value)})
 
     def measure(self) -> None:
         """Model 103."""
@@ -262,12 +278,20 @@ class MesaPcs(SunSpecRegisters):
 
 
 class KacoGridsave(MesaPcs):
-    """An inverter with 103, 120, 121 and 64201; WSetPct - = charging; its watchdog takes the orders away."""
+    """An inverter with 103, 120, 121 and 64201 to 64204; WSetPct - = charging; its watchdog takes the orders away.
 
-    models = ((103, 50), (120, 26), (121, 30), (64201, 52))
-    writable = frozenset({(3, n) for n in (4, 6, 8, 9, 10)})
+    It connects only after EnLimit of 64202 was written if `limits_needed`; `vendor_state` and `precharge_error` are
+    StVnd and ErrPcu of 64201.
+    """
+
+    models = ((103, 50), (120, 26), (121, 30), (64201, 52), (64202, 14), (64203, 26), (64204, 8))
+    writable = frozenset({(3, n) for n in (4, 6, 8, 9, 10)} | {(4, n) for n in (8, 9, 10, 11, 12, 13, 15)}
+                         | {(5, n) for n in (4, 8, 9, 10, 11)} | {(6, n) for n in (4, 5, 6, 7)})
     name = 'blueplanet gridsave'
     state = 8  # STANDBY
+    limits_needed = False
+    vendor_state = 1  # waits to feed in
+    precharge_error = 0
 
     def prepare(self) -> None:
         """Ratings; in standby."""
@@ -281,6 +305,12 @@ class KacoGridsave(MesaPcs):
         self.fill(2, {2: ('u16', self._rating), 5: ('u16', self._apparent), 22: ('i16', 0), 25: ('i16', 0)})
         self.fill(3, {2: ('u16', 1), 3: ('u16', 0), 4: ('u16', 8), 6: ('u16', 0), 8: ('u16', 0), 9: ('i16', 0),
                       10: ('i16', 0), 46: ('i16', SF_2), 47: ('i16', SF_2)})
+        self.fill(4, {2: ('u16', 1), 3: ('u16', 0), 6: ('i16', SF_1), 7: ('i16', SF_2),
+                      **dict.fromkeys((8, 9, 10, 11, 12, 13, 15), ('u16', 0))})
+        self.fill(5, {2: ('u16', 1), 3: ('u16', 0), 4: ('u16', 0), 5: ('i16', SF_1), 6: ('i16', 0), 7: ('i16', SF_1),
+                      8: ('u16', 3), 9: ('u16', 505), 10: ('u16', 98), 11: ('i16', -15)})
+        self.fill(6, {2: ('u16', 1), 3: ('u16', 0), 4: ('i16', 0), 5: ('i16', 0), 6: ('u16', 0), 7: ('u16', 0),
+                      8: ('i16', SF_2), 9: ('i16', SF_1)})
 
     def show(self) -> None:
         """See `RegisterDevice`. The watchdog ends here."""
@@ -289,13 +319,17 @@ class KacoGridsave(MesaPcs):
             self.fill(3, {9: ('i16', 0), 10: ('i16', 0)})
             self._apply()
         self.measure()
-        self.fill(3, {5: ('u16', self.state)})
+        unset = self.limits_needed and self.word(4, 15) != 1
+        self.fill(3, {5: ('u16', self.state), 16: ('u16', self.vendor_state),
+                      19: ('u16', 11 if unset else self.precharge_error)})
 
     def obey(self, address: int, value: int) -> None:
         """See `RegisterDevice`."""
         if address == self.at(3, 4):
             if value not in (1, 8, 10, 11):
                 raise IllegalValue
+            if value == 11 and self.limits_needed and self.word(4, 15) != 1:
+                value = 8
             self.state = value if self.state != 12 or value == 1 else self.state
             self.running = self.state == 11
         seconds = self.word(3, 8)

@@ -1,4 +1,4 @@
-"""Simulated older SunSpec inverter: models 1, 101 or 103, 120, 121, 123, 124."""
+"""Simulated older SunSpec inverter: models 1, 101 or 103, 120, 121, 123, 124, and 126 to 144 where asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import hypot, nan, sqrt
 
 from bess_sim.devices.sunspec_base import COMMON, SunSpecDevice, monotonic, scale_for
+from bess_sim.devices.sunspec_curves import LEGACY, fill_legacy, take_legacy
 from bess_sim.devices.sunspec_der import phases_of
 from bess_sim.devices.sunspec_image import SunSpecImage
 from bess_sim.plant_api import InverterSample, PlantApi
@@ -19,7 +20,7 @@ class LegacyInverter(SunSpecDevice):
 
     StorCtl_Mod with one bit charges at InWRte or discharges at OutWRte; with both bits the rates
     bound the power from both sides (negative rates force the other direction); without bits it
-    holds.
+    holds. `curves`: with the grid functions 126 to 144, which are kept but do not act.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class LegacyInverter(SunSpecDevice):
         plant: PlantApi,
         unit_name: str,
         *,
+        curves: bool = False,
         clock: Callable[[], float] = monotonic,
         background: bool = True,
     ) -> None:
@@ -36,12 +38,14 @@ class LegacyInverter(SunSpecDevice):
         self._phases = phases_of(sample)
         self.measurement = 103 if self._phases == 3 else 101
         super().__init__(
-            SunSpecImage({1: 0, self.measurement: 0, 120: 0, 121: 0, 123: 0, 124: 0}),
+            SunSpecImage({1: 0, self.measurement: 0, 120: 0, 121: 0, 123: 0, 124: 0, **(LEGACY if curves else {})}),
             clock,
             background,
         )
         self._charge, self._discharge = sample.max_charge_power, sample.max_discharge_power
         self._fill(sample)
+        if curves:
+            fill_legacy(self.image)
         self._live = {self.measurement: self._measure(), 124: self._storage()}
         self._w_timer = self._timer(self._revert_power)
         self._var_timer = self._timer(self._revert_reactive)
@@ -180,6 +184,7 @@ class LegacyInverter(SunSpecDevice):
 
     def _written(self, changes: Mapping[str, int]) -> None:
         image, now = self.image, self.clock()
+        take_legacy(image, dict(changes))
         if any(name.startswith('124.') for name in changes):
             self._w_timer.start(
                 now, image.raw(124, 'InOutWRte_RvrtTms') if image.raw(124, 'StorCtl_Mod') else 0

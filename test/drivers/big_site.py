@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,19 @@ GROUP = '239.74.163.2'
 IDS = (0x351, 0x355, 0x356, 0x35A, 0x35C, 0x35E, 0x35F, 0x372, 0x373, 0x379, 0x700, 0x701)
 TCP, RTU, CONVERTER = 'janitza_umg96rme', 'eastron_sdm630', 'victron_vebus'
 WARM_S = 5.0
+PIECES = 10  # after each the memory is looked at
 
 
 def until_closed() -> None:
     """Until whoever started this process closes its end, or is gone."""
     sys.stdin.read()
+
+
+def closed() -> threading.Event:
+    """Set when whoever started this process closes its end."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (until_closed(), ended.set()), daemon=True).start()
+    return ended
 
 
 def waited_for_a_core() -> float:
@@ -40,8 +49,16 @@ def waited_for_a_core() -> float:
     return total
 
 
+def own_memory_mb() -> float:
+    """Memory that this process filled itself. Not PSS: that moves by 20 MB when others start and end Python."""
+    for line in Path('/proc/self/smaps_rollup').read_text().splitlines():
+        if line.startswith('Anonymous:'):
+            return int(line.split()[1]) / 1024.0
+    raise RuntimeError('the kernel does not tell the memory of a process')
+
+
 def devices(folder: Path) -> None:
-    """Ten servers with ten units each; unit 1 of the first is a converter."""
+    """Ten servers with ten units each; unit 1 of the first is a converter. Their values move: else they are a fault."""
     from bess_sim.device_faults import DeviceFaults
     from bess_sim.devices.modbus_server import ModbusDeviceServer, ModbusRtuServer
     from bess_sim.devices.register_layouts import LAYOUTS
@@ -49,19 +66,29 @@ def devices(folder: Path) -> None:
     from bess_sim.plant_api import MeterSample, StaticPlant
 
     servers: list[Any] = []
+    plants: list[StaticPlant] = []
     for bus in range(BUSES):
         faults, units = DeviceFaults(), {}
         for unit in range(1, UNITS + 1):
             plant = StaticPlant(meter_sample=MeterSample(phase_power=(float(bus), float(unit), 0.0)))
+            plants.append(plant)
             units[unit] = LAYOUTS[RTU if bus % 2 else TCP](plant, 'u', faults)
         if bus == 0:
-            units[1] = VICTRON_LAYOUTS[CONVERTER](StaticPlant(), 'u', faults)
+            units[1] = VICTRON_LAYOUTS[CONVERTER](plants[0], 'u', faults)
         servers.append(ModbusRtuServer(units, faults, folder / f'tty{bus}') if bus % 2
                        else ModbusDeviceServer(units, faults))
         servers[-1].start()
     print(json.dumps([f'rtu:{s.link_path}?baud=115200' if hasattr(s, 'link_path') else f'tcp://127.0.0.1:{s.port}'
                       for s in servers]), flush=True)
-    until_closed()
+    ended = closed()
+    beat = 0
+    while not ended.wait(1.0):
+        beat += 1
+        for plant in plants:
+            plant.meter_sample = replace(plant.meter_sample, phase_power=(*plant.meter_sample.phase_power[:2],
+                                                                          float(beat % 100)))
+        sample = plants[0].inverter('u')
+        plants[0].inverters['u'] = replace(sample, dc_voltage=50.0 + beat % 10 / 10)
     for server in servers:
         server.stop()
 
@@ -76,8 +103,7 @@ def can_traffic(rate: int, ports: list[int]) -> None:
     data = frames_of(PackSample(), 3.6, 2.7)
     messages = [can.Message(arbitration_id=i, data=data.get(i, bytes(8)), is_extended_id=False) for i in IDS]
     buses = [can.Bus(interface='udp_multicast', channel=GROUP, port=p, fd=False, hop_limit=0) for p in ports]
-    ended = threading.Event()
-    threading.Thread(target=lambda: (until_closed(), ended.set()), daemon=True).start()
+    ended = closed()
     print(json.dumps('sending'), flush=True)
     begun, sent = time.monotonic(), 0
     while not ended.is_set():
@@ -101,7 +127,6 @@ def site(folder: Path, seconds: float, addresses: list[str], ports: list[int]) -
     from bess_core.params import build
     from bess_core.runtime import Runtime
     from bess_core.site import resolve_type
-    from bess_core.supervisor import memory_pss_mb
     from bess_core.ticker import RealTicker
 
     with Runtime() as runtime:
@@ -144,13 +169,16 @@ def site(folder: Path, seconds: float, addresses: list[str], ports: list[int]) -
                     'frames': [nodes[f'can_{n}']._client.device.link.channel.counters.received
                                for n in range(len(ports))],
                     'ticks': manager.progress, 'missed': manager.missed_ticks, 'late': manager.late_ticks,
-                    'memory': memory_pss_mb(os.getpid()), 'cpu': sum(process.cpu_times()[:2]),
+                    'memory': own_memory_mb(), 'cpu': sum(process.cpu_times()[:2]),
                     'files': len(os.listdir('/proc/self/fd')), 'threads': threading.active_count(),
+                    'faults': {n: ids for n, node in nodes.items() if (ids := [f.id for f in node.faults.active])},
                     'waited': waited_for_a_core(), 'time': time.monotonic()}
 
-        before = counted()
-        runtime.spin_until(lambda: os.getppid() == 1, seconds)
-        after = counted()
+        before, trace = counted(), []
+        for _ in range(PIECES):
+            runtime.spin_until(lambda: os.getppid() == 1, seconds / PIECES)
+            trace.append(round(own_memory_mb(), 1))
+        after = {**counted(), 'trace': trace}
         print(json.dumps([before, after]), flush=True)
         for node in nodes.values():
             node.close()

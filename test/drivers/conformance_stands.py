@@ -17,13 +17,14 @@ import can
 from can_bus import GROUP
 
 from bess_drivers.can.can_bms import CanBmsBattery, CanBmsParams
-from bess_drivers.can.profile_device import CanBattery, CanProfileParams
+from bess_drivers.can.profile_device import CanBattery, CanMeter, CanProfileParams
 from bess_drivers.device import Role
 from bess_drivers.http.sonnen import SonnenBattery, SonnenConverter, SonnenParams
 from bess_drivers.modbus.carlo_gavazzi import CarloGavazziMeter, CarloGavazziParams
 from bess_drivers.modbus.image import function_of, low_first, start_of
 from bess_drivers.modbus.profile_device import (
     ModbusBattery,
+    ModbusClimate,
     ModbusConverter,
     ModbusIo,
     ModbusMeter,
@@ -55,7 +56,10 @@ from bess_sim.plant_api import InverterSample, MeterSample, PackSample, StaticPl
 UNIT, TIMEOUT_S, LATE_S = 1, 0.15, 0.3
 RATED = {'rated_power': 12_000.0, 'rated_current': 100.0, 'rated_voltage': 230.0}
 ROLES: dict[Role, Any] = {Role.BATTERY: ModbusBattery, Role.CONVERTER: ModbusConverter, Role.METER: ModbusMeter,
-                          Role.IO: ModbusIo}
+                          Role.IO: ModbusIo, Role.CLIMATE: ModbusClimate}
+#: profiles of the tests: a role without an installed profile, a template with addresses
+OWN = [str(Path(__file__).parent / 'profiles' / f'{n}.yaml') for n in ('climate_unit', 'our_rhombus')]
+OWN_CAN = str(Path(__file__).parent / 'profiles' / 'can_meter.yaml')
 #: plausible SI values of an image, by the beginning of a point's name; what is not here is 0
 USUAL = {'voltage': 230.0, 'dc_voltage': 50.0, 'frequency': 50.0, 'soc': 0.5, 'soh': 0.9, 'cells': 3.3,
          'cell_voltage': 3.3, 'temperature': 25.0, 'charge_full': 100.0, 'charge': 50.0, 'max_': 20.0,
@@ -276,7 +280,10 @@ def can_stand(kind: str) -> Callable[[Path, int], Wire]:
 
         def listen() -> None:
             while not stop.is_set():
-                message = tap.recv(0.05)
+                try:
+                    message = tap.recv(0.05)
+                except can.CanOperationError:  # somebody else's datagram at this port: no frame
+                    continue
                 if message is not None:
                     heard.append(message.arbitration_id)
 
@@ -287,6 +294,9 @@ def can_stand(kind: str) -> Callable[[Path, int], Wire]:
             talker = CanBmsSimulator(world, 'u', faults, address)
             talker.start()
             make = lambda ro: CanBmsBattery(CanBmsParams(address=address, timeout_s=0.6), ro)  # noqa: E731
+        elif kind == 'can_meter':  # 600 W, 230.0 V, 50.00 Hz; no alarm
+            talker = Talker(port, {0x201: bytes.fromhex('5802fc0888130000'), 0x202: bytes(1)}, faults)
+            make = lambda ro: CanMeter(CanProfileParams(address=address, profile=OWN_CAN), ro)  # noqa: E731
         else:
             path = tmp / 'jk_can_quick.yaml'
             path.write_text('extends: jk_can\nfaults_prefix: jk_can\ncan: {timeout: 0.4}\n')
@@ -325,6 +335,8 @@ def modbus_profiles() -> list[Profile]:
 def _stands() -> list[Stand]:
     out = [Stand(f'{p.name}-image', f'modbus_{p.role.value}', p.role, 'modbus', image_stand(p.name), p.name,
                  'registers made of the profile') for p in modbus_profiles()]
+    out += [Stand(f'{p.name}-image', f'modbus_{p.role.value}', p.role, 'modbus', image_stand(own), own,
+                  'registers made of a profile of the tests') for own in OWN for p in [load_profile(own)]]
     for name in (*LAYOUTS, *VICTRON_LAYOUTS):
         role = load_profile(name).role
         out.append(Stand(f'{name}-layout', f'modbus_{role.value}', role, 'modbus', layout_stand(name), name,
@@ -352,7 +364,9 @@ def _stands() -> list[Stand]:
     out += [Stand(kind, kind, Role.BATTERY, 'serial', serial_stand(kind, cls), '', 'simulated BMS on a pty')
             for kind, cls in serial.items()]
     out += [Stand('can_bms', 'can_bms', Role.BATTERY, 'can', can_stand('can_bms'), '', 'simulated battery'),
-            Stand('jk_can', 'can_battery', Role.BATTERY, 'can', can_stand('jk_can'), 'jk_can', 'frames as documented')]
+            Stand('jk_can', 'can_battery', Role.BATTERY, 'can', can_stand('jk_can'), 'jk_can', 'frames as documented'),
+            Stand('can_meter', 'can_meter', Role.METER, 'can', can_stand('can_meter'), OWN_CAN,
+                  'frames of a profile of the tests')]
     out += [Stand('sonnen', 'sonnen', Role.CONVERTER, 'http', sonnen_stand(SonnenConverter), '', 'simulated box'),
             Stand('sonnen_battery', 'sonnen_battery', Role.BATTERY, 'http', sonnen_stand(SonnenBattery), '',
                   'simulated box')]

@@ -23,7 +23,8 @@ from can_bus import can_address, can_port  # noqa: F401 - says why when there is
 
 HERE = Path(__file__).parent
 TICK_S = 0.1
-GROWTH_MB = 8.0
+# What grows: the last 512 round trips of each device and each connection, about 4 MB, full after 256 s at two a second.
+GROWTH_MB, FILLED_S, FLAT_MB = 8.0, 280.0, 2.0
 SLOW_S = 0.025  # a core of a small computer of today takes 10 to 20 ms
 
 
@@ -111,12 +112,14 @@ def run(start: Callable[..., Any], folder: Path, seconds: float) -> None:
     frames = [b - a for a, b in zip(before['frames'], after['frames'], strict=True)]
     figures = {'ticks': after['ticks'] - before['ticks'], 'missed': after['missed'] - before['missed'],
                'late': after['late'] - before['late'], 'frames/s': [round(f / took) for f in frames],
-               'polls': (min(polls.values()), max(polls.values())), 'memory MB': (before['memory'], after['memory']),
+               'polls': (min(polls.values()), max(polls.values())), 'memory MB': (before['memory'], *after['trace']),
                'core %': round(100 * (after['cpu'] - before['cpu']) / took),
                'waited s': round(waited, 2), 'others, cores': round(others, 2),
-               'unavoidable': unavoidable}
+               'unavoidable': unavoidable, 'faults': after['faults']}
     print(figures)
     assert after['memory'] - before['memory'] < GROWTH_MB, figures
+    full = [mb for n, mb in enumerate(after['trace'], 1) if n * seconds / len(after['trace']) >= FILLED_S]
+    assert not full or full[-1] - full[0] < FLAT_MB, figures
     assert after['files'] <= before['files'] + 2 and after['threads'] <= before['threads'], figures
     if (bare := max(bare, seconds_per_million())) > SLOW_S:
         pytest.skip(f'a bare loop takes {bare * 1e3:.0f} ms per million turns here, above {SLOW_S * 1e3:.0f} ms: two '
@@ -128,6 +131,7 @@ def run(start: Callable[..., Any], folder: Path, seconds: float) -> None:
         assert number >= took / (0.5 if name.startswith('meter') else 0.2) * 0.9 - unavoidable, (name, number, figures)
     fresh = {n: {k: v - before['errors'][n].get(k, 0) for k, v in e.items()} for n, e in after['errors'].items()}
     assert sum(sum(e.values()) for e in fresh.values()) <= unavoidable, fresh
+    assert unavoidable or after['faults'] == {}, after['faults']
     if not unavoidable:  # a machine without time to send has no 2,000 frames/s
         assert min(frames) >= 0.95 * RATE * took, figures
 

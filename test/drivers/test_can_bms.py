@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -202,3 +203,55 @@ def test_an_inverter_sees_our_aggregate_as_a_can_battery(graph, can_address, wir
     graph.settle(0.3)
     assert wire.recv(0) is None  # silence: the inverter stops by itself
     assert node.faults.get('battery.stale').severity is Severity.WARNING
+
+
+def test_the_server_survives_its_bus_and_foreign_frames(graph, can_address, wire, monkeypatch):  # noqa: F811
+    node = graph.add(CanBmsServerNode, 'server', {
+        'battery': 'all', 'address': can_address, 'period': 0.1, 'max_age': 2.0, 'invalid_after': 4.0,
+        'inverter_timeout': 0.3})
+    graph.up(node)
+    source = graph.publisher(BatteryStatus, 'all/status', qos.MEASUREMENT)
+    source.publish(reading(graph))
+    graph.wait(lambda: wire.recv(0) is not None, 'frames')
+    graph.wait(lambda: node.faults.get('can_bms.inverter_lost') is not None, 'no inverter yet')
+    for frame_id, extended, data in ((0x306, False, bytes(8)), (0x305, True, bytes(8)), (0x7FF, False, b''),
+                                     (0x351, False, bytes(3))):
+        wire.send(can.Message(arbitration_id=frame_id, data=data, is_extended_id=extended))
+    graph.settle(0.3)
+    assert node.faults.get('can_bms.inverter_lost') is not None  # none of these is the inverter
+    bus_type = type(node._sender.link.channel._bus)
+    real = bus_type.send
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise can.CanOperationError('Network is down')
+
+    monkeypatch.setattr(bus_type, 'send', gone)
+    graph.wait(lambda: node.faults.get('can_bms.not_sent') is not None, 'the bus is gone')
+    monkeypatch.setattr(bus_type, 'send', real)
+    graph.wait(lambda: node.faults.get('can_bms.not_sent') is None, 'the bus is back')
+    clock = time.time
+    for step in (3e8, -3e8):
+        monkeypatch.setattr(time, 'time', lambda step=step: clock() + step)
+        while wire.recv(0) is not None:
+            pass
+        graph.wait(lambda: wire.recv(0) is not None, 'it goes on sending')
+        assert node.faults.get('battery.stale') is None
+
+
+def test_an_id_with_29_bits_is_another_frame(device, can_address, wire, monotonic_deadline):  # noqa: F811
+    """A charger or inverter on the same bus may use 29 bit ids below 0x800."""
+    frames = codec.encode(codec.BatteryFrames(
+        charge_voltage=56.0, charge_current=70.0, discharge_current=90.0, discharge_voltage=44.0, soc=0.5, soh=0.97,
+        voltage=52.0, current=3.0, temperature=20.0))
+    for extended in (True, False):
+        for can_id, data in frames.items():
+            wire.send(can.Message(arbitration_id=can_id, data=data, is_extended_id=extended))
+        if extended:
+            channel, over = device.link.channel, monotonic_deadline()
+            while channel.counters.unwanted < len(frames):
+                assert not over()
+                time.sleep(0.01)
+            with pytest.raises(DeviceError):
+                device.read(100.0)
+            assert not device.link.mailbox.frames
+    assert until(device, None, monotonic_deadline()).voltage == pytest.approx(52.0)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bess_core.values import BatteryReading, Contactor, Mode, Severity
+from bess_drivers.can.channel import frame_key
 from bess_drivers.can.profile_device import CanBattery, CanMeter, CanProfileParams
 from bess_drivers.can.racks import combine_racks
 from bess_drivers.can.signals import DbcSignals, bits, load_dbc
@@ -248,3 +249,29 @@ def test_racks_combine():
     hot = Alarm('x.hot', Severity.ERROR, 'hot')
     assert combine_racks([replace(a, alarms=(hot,)), replace(b, alarms=(hot,))]).alarms == (
         Alarm('x.hot', Severity.ERROR, 'rack 1, 2: hot'),)
+
+
+DBC_29 = '''VERSION ""
+NS_ :
+BS_:
+BU_: X
+BO_ 2147484497 Long: 8 X
+ SG_ Volts : 0|16@1+ (0.1,0) [0|0] "V" X
+BO_ 849 Short: 8 X
+ SG_ Amperes : 0|16@1- (0.1,0) [0|0] "A" X
+'''
+
+
+def test_a_dbc_tells_29_bits_from_11_bits_of_the_same_id(make, tmp_path):
+    (tmp_path / 'both.dbc').write_text(DBC_29)
+    device = make(HEAD + '''can: {dbc: both.dbc}
+points:
+  voltage: {signal: Long.Volts, range: [0, 1000]}
+  current: {signal: Short.Amperes, positive: charging, range: [-3000, 3000]}
+''')
+    assert device.link.mailbox.ids == {0x80000351, 0x351}
+    assert frame_key(0x351, True) == 0x80000351 and frame_key(0x351, False) == 0x351
+    assert frame_key(0x18F128F4, True) == 0x18F128F4
+    feed(device, {0x80000351: '0802000000000000', 0x351: '9cff000000000000'})
+    reading = device.read(0.0)
+    assert (reading.voltage, reading.current) == pytest.approx((52.0, -10.0))

@@ -230,6 +230,38 @@ def test_unplugged_and_plugged_in_again(bench, monotonic_deadline):
             c.link.close()  # as the bus does
 
 
+def test_a_step_of_the_wall_clock_does_not_matter(bench, monkeypatch):
+    c, real = bench.controller(), time.time
+    bench.step(c, 1.0)
+    for step in (3e8, -3e8, 0.0):
+        monkeypatch.setattr(time, 'time', lambda step=step: real() + step)
+        r = bench.step(c, 2.0)
+        assert bench.closed and r.time == bench.now and r.alarms == ()
+
+
+def test_slow_and_late_answers(bench, monotonic_deadline):
+    c = bench.controller()
+    bench.step(c, 1.0)
+    bench.faults.inject('late_answer', 0.1)
+    assert bench.step(c, 1.0).cells[0] == pytest.approx(3.3, abs=0.002)
+    bench.faults.inject('late_answer', 0.5)
+    with pytest.raises(DeviceError):
+        c.read(bench.now)
+    for m in bench.chain.modules:
+        m.volts = 3.4
+    bench.faults.clear()
+    over = monotonic_deadline()
+    while True:
+        assert not over()
+        try:
+            if not c.link.is_open:
+                c.link.open()
+            assert c.read(bench.now).cells[0] == pytest.approx(3.4, abs=0.002), 'a late answer was taken for a new one'
+            break
+        except DeviceError:
+            continue
+
+
 def test_counted_energy_over_a_restart(bench):
     path = bench.folder / 'energy.json'
     c = bench.controller(state_file=str(path), initial_soc=0.5)

@@ -15,7 +15,7 @@ from bess_core.values import Contactor
 from bess_drivers.device import Refused
 from bess_drivers.modbus.profile_device import ModbusBattery, ProfileParams
 from bess_drivers.profiles import ProfileError
-from bess_drivers.profiles.csv_map import HEADER, load_device, parse
+from bess_drivers.profiles.csv_map import HEADER, load_device, of_topic, parse
 from bess_sim.device_faults import DeviceFaults
 from bess_sim.devices.modbus_server import ModbusDeviceServer
 from bess_sim.devices.register_image import RegisterImage
@@ -87,6 +87,7 @@ def test_ages_attempts_waits_and_buffers(battery: tuple[ModbusBattery, RegisterI
     for now in (1.0, 2.0, 3.0, 4.0):
         device.read(now)
     assert [at for at, _ in device.history['soc']] == [2.0, 3.0, 4.0]  # buffer_length 3
+    assert device.shown == {'records of soc': '3 of 3: ' + ' '.join([f'{device.history["soc"][0][1]:.6g}'] * 3)}
     assert device.profile.points['soc'].keys.max_age == 30.0
     assert device.profile.points['voltage'].keys.max_age == inf  # 0: data of any age is valid
     assert device.write_attempts == (7, 0.25)
@@ -172,3 +173,23 @@ def test_any_bytes(tmp_path_factory: Any, data: bytes) -> None:
     Path(points).write_bytes(data)
     with pytest.raises(ProfileError):
         load_device(points, registers)
+
+
+TWO = """mesa_name,driver_point_name,topic_prefix,scale_factor,buffer_length
+V,Voltage,Campus/BESS/A,1,3
+V,Voltage,Campus/BESS/B/,2,1
+A,Current,Campus/BESS/B,,
+"""
+
+
+def test_a_map_of_several_devices_needs_the_topic_of_this_one():
+    rows = parse(TWO, 'two.csv')
+    assert [r.line for r in of_topic(rows, 'Campus/BESS/B', 'two.csv')] == [3, 4]
+    assert [r.line for r in of_topic(rows, '/Campus/BESS/A/', 'two.csv')] == [2]
+    assert of_topic(rows[:1], '', 'two.csv') == rows[:1]
+    with pytest.raises(ProfileError, match='points of 2 devices; set topic to one of: Campus/BESS/A, Campus/BESS/B'):
+        of_topic(rows, '', 'two.csv')
+    with pytest.raises(ProfileError, match="no point with topic_prefix 'C'"):
+        of_topic(rows, 'C', 'two.csv')
+    with pytest.raises(ProfileError, match='topic is for a point map'):
+        load_device('eastron_sdm630', '', 'x')

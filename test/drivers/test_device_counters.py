@@ -20,9 +20,10 @@ from bess_drivers.driver_node import node_type
 from bess_drivers.serial.link import SerialLink
 
 #: stand -> ages that its diagnostics must have beside that of the reading
-KINDS = {'jbd': (), 'jk_pb': (), 'can_bms': ('0x351', '0x355', '0x356'), 'jk_can': ('0x2f4', '0x7f4'),
+KINDS = {'jbd': ('pack', 'cells'), 'jk_pb': ('of all points',), 'sonnen_battery': ('status', 'configuration'),
+         'sunspec_meter-203': ('of all points',), 'can_bms': ('0x351', '0x355', '0x356'), 'jk_can': ('0x2f4', '0x7f4'),
          'sunspec_battery-802': ('802', '803'), 'sunspec_inverter-7xx': ('701', '702', '704'),
-         'carlo_gavazzi-em340': (), 'eastron_sdm630-layout': ('active_power', 'frequency')}
+         'carlo_gavazzi-em340': ('measurement', 'energies'), 'eastron_sdm630-layout': ('active_power', 'frequency')}
 
 
 @pytest.fixture

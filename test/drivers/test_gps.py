@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 import tty
@@ -173,3 +174,13 @@ def test_a_step_of_the_wall_clock_does_not_matter(line, monkeypatch):
         reading = device.read(0.0)
         assert device.time.utc(reading.time) == pytest.approx(1790339719.6)
     device.close()
+
+
+def test_nothing_is_ever_sent(line):
+    """The wire itself: what the receiver's end of the line gets."""
+    device = receiver(line)
+    line.text = RMC
+    device.identify()
+    device.read(0.0)
+    device.close()
+    assert not select.select([line.master], [], [], 0.2)[0]

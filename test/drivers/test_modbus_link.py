@@ -28,7 +28,8 @@ from bess_drivers.device import (
     ReadOnlyError,
 )
 from bess_drivers.modbus import frames
-from bess_drivers.modbus.link import ModbusLink, ModbusRefused, RtuPort, TcpPort, parse_address
+from bess_drivers.modbus.link import ModbusLink, ModbusRefused
+from bess_drivers.modbus.ports import RtuPort, TcpPort, parse_address
 from bess_drivers.modbus.registers import Kind, decode, encode, text
 from bess_sim.device_faults import DeviceFaults
 from bess_sim.devices.modbus_server import IllegalAddress, ModbusDeviceServer, ModbusRtuServer

@@ -185,7 +185,11 @@ def test_a_probe_of_a_serial_line_orders_no_modbus_device_to_write(tmp_path: Pat
     server = ModbusRtuServer(spies, DeviceFaults(), tmp_path / 'ttyS3')
     server.start()
     try:
-        found = probe(f'serial:{server.link_path}?baud=115200', (1,), 0.2)
+        said: list[str] = []
+        found = probe(f'serial:{server.link_path}?baud=115200', (1,), 0.2, said.append)
+        assert [s for s in said if 'not asked' in s] == [
+            'jk_pb: not asked: to a Modbus device its request is an order to write a register; if you have one, try it '
+            'with `type: jk_pb`']
         assert [f.settings.get('profile') for f in found] == ['eastron_sdm630']
         assert set(spies[1].functions) <= {3, 4} and list(server.writes) == []
     finally:

@@ -10,7 +10,8 @@ import pytest
 
 from bess_core.values import Contactor, ConverterState, Mode
 from bess_drivers.device import BadValue, NoAnswer, ReadOnlyError, Refused
-from bess_drivers.modbus.link import ModbusLink, Ports
+from bess_drivers.modbus.link import ModbusLink
+from bess_drivers.modbus.ports import Ports
 from bess_drivers.modbus.profile_device import (
     ModbusBattery,
     ModbusClimate,

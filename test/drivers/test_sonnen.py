@@ -261,12 +261,12 @@ def test_old_values_are_stale(bench: Callable[..., Bench]) -> None:
 def test_tokens(bench: Callable[..., Bench], tmp_path: Path) -> None:
     b = bench()
     b.token.chmod(0o640)
-    with pytest.raises(BadValue, match='others can read it'):
+    with pytest.raises(BadValue, match='may be read by others'):
         b.device()
     b.token.chmod(0o600)
     for text in ('', 'two words', 'line\nline', 'é', 'x' * 5000):
         b.token.write_text(text)
-        with pytest.raises(BadValue, match='one token'):
+        with pytest.raises(BadValue, match='one token|longer than 4096'):
             read_token(str(b.token))
     with pytest.raises(BadValue, match='No such file'):
         read_token(str(tmp_path / 'none'))

@@ -121,6 +121,15 @@ def test_settings_of_the_site_file_are_written_once(der: tuple[Any, ModbusDevice
     assert 'inverter: enters service in 42 s' in device.read(3.0).limit_reasons
 
 
+def test_what_is_written_does_not_revert_by_itself(der: tuple[Any, ModbusDeviceServer], make: Make) -> None:
+    simulator, _ = der
+    for model in (705, 706, 711, 712):
+        simulator.image.set(model, {'RvrtTms': 3600})
+    device = make(volt_var=VOLT_VAR, volt_watt=VOLT_VAR, watt_var=VOLT_VAR, freq_droop=DROOP)
+    assert device.apply_settings() == ['volt_var', 'volt_watt', 'watt_var', 'freq_droop']
+    assert [simulator.image.raw(model, 'RvrtTms') for model in (705, 706, 711, 712)] == [0] * 4
+
+
 def test_what_is_refused(der: tuple[Any, ModbusDeviceServer], make: Make) -> None:
     simulator, server = der
     device, before = make(), len(server.writes)

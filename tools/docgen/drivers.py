@@ -34,6 +34,7 @@ claimed beyond it. In order of weight:
 - **nothing**: assumed; a setting, or to be checked on the device with `bess device check`.
 
 None of this was tried on the real device unless it says so. What a device does not measure stays unknown (NaN).
+How each behaves when bits are set, frames damaged, cables pulled and clocks moved: [conformance.md](conformance.md).
 """
 
 

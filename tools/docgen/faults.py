@@ -89,6 +89,7 @@ def expansions(root: Path) -> dict[str, set[str]]:
     from bess_drivers.serial.jbd_codec import PROTECTIONS
     from bess_drivers.smbus import bq40z50_codec as bq
     from bess_drivers.sunspec.definitions import model_definition
+    from bess_drivers.sunspec.vendor_functions import PRECHARGE_ERRORS, VENDOR_STATES
 
     conditions = {
         'daly': [*daly.ALARM_BITS.values(), *daly.parse_alarms(bytes(7) + b'\1', True)],
@@ -123,6 +124,8 @@ def expansions(root: Path) -> dict[str, set[str]]:
             *(f'sunspec.evtvnd{n}' for n in (1, 2, 3, 4)), 'sunspec.bit_*', 'sunspec.evt2_bit_*'},
         'sunspec.meter_*': {f'sunspec.meter_{n}' for n in (
             'power_failure', 'under_voltage', 'low_pf', 'over_current', 'over_voltage', 'missing_sensor', '*')},
+        'kaco.*': {f'kaco.{name}' for name, _ in VENDOR_STATES.values()},
+        'kaco.precharge_*': {f'kaco.precharge_{name}' for name in (*PRECHARGE_ERRORS.values(), 'code_*')},
         'node.*': {f'node.{h}' for h in hooks},
     }
 
