@@ -15,8 +15,9 @@ from bess_core.params import extract, param
 from bess_core.values import BatteryReading, Quality
 from bess_virtual.demand import Demand
 from bess_virtual.lead import LeadTimes
-from bess_virtual.logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from bess_virtual.logical_battery_node import LogicalBatteryNode, LogicalBatteryParams
 from bess_virtual.plan import Plan
+from bess_virtual.setpoint_sender_node import SetpointSender
 from bess_virtual.unit import limited
 
 from .limits import STAGES, Chain, Inputs, Limited, LimiterParams

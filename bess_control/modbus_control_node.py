@@ -20,6 +20,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from bess.msg import BatteryStatus, EmergencyStop, ModeState, PowerSetpoint, SystemState
 from bess_core import qos
 from bess_core.convert import stamp
+from bess_core.leases import Numbers
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -87,7 +88,7 @@ class ModbusControlNode(BessNode):
         self._status, self._order_words = registers.Status(), registers.order_words(None)
         self._words = registers.status_words(self._status)
         self._mode_at = self._battery_at = self._until = -1e9
-        self._sequence = 0
+        self._numbers = Numbers(self.clock.now())
         self._orders = self.create_publisher(PowerSetpoint, topic(f'{p.mode}/setpoint'), qos.SETPOINT)
         self._own = [self.create_subscription(kind, name, take, profile) for kind, name, take, profile in (
             (ModeState, topic(f'{p.mode}/state'), self._on_mode, qos.STATE),
@@ -187,10 +188,8 @@ class ModbusControlNode(BessNode):
             return
         now, p = self.clock.now(), self.params
         lease = order.lease or p.lease
-        # Above that of a process before this one, whose last order may still hold.
-        self._sequence = max(self._sequence + 1, int(self.clock.wall() * 1000.0))
         message = PowerSetpoint(power=order.power, reactive_power=order.reactive_power, lease=lease,
-                                source=self.get_name(), sequence=self._sequence)
+                                source=self.get_name(), sequence=self._numbers.next())
         message.header.stamp = stamp(self.clock, now)
         self._orders.publish(message)
         self._until = now + lease

@@ -9,10 +9,13 @@ from std_srvs.srv import SetBool
 
 from bess.msg import OutputSetpoint
 from bess_core import qos
+from bess_core.calls import Call
 from bess_core.convert import set_stamp
+from bess_core.leases import Numbers
 from bess_core.values import ConverterReading, Quality, Severity
 
 OUTPUT_LEASE_S = 5.0  # lease of an output of an I/O module; renewed in turn, one per module and look
+FORM_S = 5.0  # how long the converter may take to answer
 FORM_AGAIN_S = 1.0  # time between two orders to form (or follow) the grid while the converter does not
 
 
@@ -22,7 +25,8 @@ class ModeOutputs:
     def __init__(self, node: Any, converter: str) -> None:
         self._node, self._converter = node, converter
         self._outputs: dict[str, tuple[Any, bool | None]] = {}  # publisher, last value
-        self._sent: dict[str, tuple[bool | None, float, int]] = {}  # value, when, sequence
+        self._sent: dict[str, tuple[bool | None, float]] = {}  # value, when
+        self._numbers = Numbers(node.clock.now())
         self._client: Any = None
         self._asked_at, self._asking = -1e9, False
 
@@ -46,7 +50,7 @@ class ModeOutputs:
             if publisher is None:
                 publisher = node.create_publisher(kind, node.ctx.topic(topic), qos.SETPOINT if colon else qos.STATE)
             if colon:
-                sent, at, _ = self._sent.get(name, (None, -1e9, 0))
+                sent, at = self._sent.get(name, (None, -1e9))
                 waiting.setdefault(module, []).append((sent is value, at, name))
             elif due or value is not last:
                 publisher.publish(Bool(data=bool(value)))
@@ -57,12 +61,11 @@ class ModeOutputs:
             if same and now - at < 0.2 * OUTPUT_LEASE_S:
                 continue
             publisher, wanted = self._outputs[name]
-            sequence = self._sent.get(name, (None, 0.0, 0))[2] + 1
             message = OutputSetpoint(name=name.partition(':')[2], value=1.0 if wanted else 0.0, lease=OUTPUT_LEASE_S,
-                                     source=node.get_name(), sequence=sequence)
+                                     source=node.get_name(), sequence=self._numbers.next())
             set_stamp(message.header.stamp, node.clock, now)
             publisher.publish(message)
-            self._sent[name] = (wanted, now, sequence)
+            self._sent[name] = (wanted, now)
 
     def form(self, wanted: bool | None, converter: ConverterReading | None, now: float) -> None:
         """Ask the converter until it measures what is wanted; None = the mode has nothing to say."""
@@ -79,11 +82,10 @@ class ModeOutputs:
             node.raise_fault('mode.grid_forming', Severity.ERROR, f'{self._converter} takes no order to form the grid')
             return
         self._asking = True
-        self._client.call_async(SetBool.Request(data=wanted)).add_done_callback(self._formed)
+        Call(node, self._client, SetBool.Request(data=wanted), FORM_S, self._formed, FORM_AGAIN_S)
 
-    def _formed(self, future: Any) -> None:
+    def _formed(self, said: Any, why: str) -> None:
         self._asking = False
-        error = future.exception()
-        refused = str(error) if error is not None else '' if future.result().success else future.result().message
+        refused = why if said is None else '' if said.success else said.message or 'refused'
         if self._client is not None:
             self._node.set_fault(bool(refused), 'mode.grid_forming', Severity.ERROR, f'{self._converter}: {refused}')

@@ -18,7 +18,7 @@ from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, MeterReading, Quality, Severity
-from bess_virtual.logical_battery_node import SetpointSender
+from bess_virtual.setpoint_sender_node import SetpointSender
 
 from .bounds import PowerManagerParams
 from .manager import Decision, PowerManager

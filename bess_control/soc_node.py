@@ -21,6 +21,7 @@ from sensor_msgs.msg import BatteryState
 from bess.msg import BalanceSetpoint, BatteryStatus, CellArray
 from bess.srv import GetStatus, SetContactor
 from bess_core import qos
+from bess_core.calls import Call
 from bess_core.convert import battery_from_msg, battery_to_msg, battery_to_state, set_stamp, site_time
 from bess_core.files import replace_file
 from bess_core.node import BessNode
@@ -135,7 +136,6 @@ class SocNode(BessNode):
         self._balance = self.create_publisher(BalanceSetpoint, topic(f'{p.bms}/balance'), qos.SETPOINT)
         self._message = BatteryStatus()
         self._contactor = self.create_client(SetContactor, topic(f'{p.bms}/set_contactor'))
-        self._waiting: list[tuple[float, Callable[[str], None]]] = []  # time limit, what to say then
         self._own: list[Any] = [
             self.create_subscription(BatteryStatus, topic(f'{p.bms}/status'), self._on_bms, qos.MEASUREMENT),
             self.create_subscription(CellArray, topic(f'{p.bms}/cells'), self._on_cells, qos.MEASUREMENT)]
@@ -159,8 +159,6 @@ class SocNode(BessNode):
             self._writer.join(5.0)
         self._note(_store(self._file, json.dumps(self.estimator.saved()))
                    if isfinite(self.estimator.soc) else '')
-        for _, give_up in list(self._waiting):
-            give_up('the node is being cleaned up')
         for subscription in self._own:
             self.destroy_subscription(subscription)
         for service in self._offered:
@@ -220,8 +218,6 @@ class SocNode(BessNode):
 
     def _on_tick(self, _: Tick) -> None:
         now = self.clock.now()
-        for entry in [e for e in self._waiting if now > e[0]]:
-            entry[1]('no answer in time')
         if now - self._looked_at > min(self.params.max_age, 1.0):
             self._refresh()  # nothing came: say how old it is by now
 
@@ -278,19 +274,10 @@ class SocNode(BessNode):
             answer(SetContactor.Response(message=f'{self.params.bms} is not there'))
             return
 
-        def finish(why: str, response: Any = None) -> None:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-                answer(response or SetContactor.Response(message=f'{self.params.bms}: {why}'))
+        def done(said: Any, why: str) -> None:
+            answer(said or SetContactor.Response(message=f'{self.params.bms}: {why}'))
 
-        entry = (self.clock.now() + ANSWER_S, finish)
-        self._waiting.append(entry)
-
-        def done(future: Any) -> None:
-            error = future.exception()
-            finish(str(error)) if error is not None else finish('', future.result())
-
-        self._contactor.call_async(request).add_done_callback(done)
+        Call(self, self._contactor, request, ANSWER_S, done, ANSWER_S / 3)
 
     def diagnostics(self) -> dict[str, Any]:
         """Values for people."""

@@ -21,12 +21,13 @@ from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import battery_from_msg, converter_from_msg, set_stamp, wall_stamp
 from bess_core.files import replace_file
+from bess_core.leases import Numbers
 from bess_core.log import Refusals
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Contactor, ConverterReading, Severity
-from bess_virtual.logical_battery_node import SetpointSender
+from bess_virtual.setpoint_sender_node import SetpointSender
 
 from .state_machine import CLOSED, COMMANDS, StorageMachine, View, Wanted
 from .storage_params import StorageParams, StorageState
@@ -73,7 +74,7 @@ class StorageNode(BessNode):
         self._refusals = Refusals(self.log, 'command refused')
         self._sender = SetpointSender(self, p.battery, p.lease)
         self._amps = self.create_publisher(CurrentSetpoint, topic(f'{p.battery}/setpoint_current'), qos.SETPOINT)
-        self._sequence = 0
+        self._numbers = Numbers(self.clock.now())
         self._state = self.create_publisher(StateMessage, '~/state', qos.STATE)
         record = p.system_state_publish_topic
         self._record = self.create_publisher(String, topic(record), qos.EVENT) if record else None
@@ -202,9 +203,8 @@ class StorageNode(BessNode):
         if not self.params.in_current:
             self._sender.send(wanted.order, wanted.reactive, now)
             return
-        self._sequence += 1
         message = CurrentSetpoint(current=float(wanted.order), lease=float(self.params.lease), source=self.name,
-                                  sequence=self._sequence)
+                                  sequence=self._numbers.next())
         set_stamp(message.header.stamp, self.clock, now)
         self._amps.publish(message)
 

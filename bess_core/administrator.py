@@ -52,7 +52,8 @@ class _Job:
 
     plan: Plan
     request: ChangeBattery.Request
-    answer: Callable[[Any], None]
+    answers: list[Callable[[Any], None]]
+    asked: str  # the request with its verb, to know it again when it is asked again
     text: str
     deadline: float  # s, until which the stopped nodes must be at rest
     active: list[str] = field(default_factory=list)  # stopped nodes that were active
@@ -79,6 +80,7 @@ class Administrator(BessNode):
         super().__init__(NAME, NoParams(), replace(container.ctx, heartbeat_s=0.0, diagnostics_s=0.0))
         self._container = container
         self._job: _Job | None = None
+        self._done: tuple[str, Any] = ('', None)  # the last change that was made, in words, and its answer
         self._tidy = Handle(TIDY_S, lambda _: None, 0.0)
         # The process of the site file whose batteries are changed here.
         self._process = next((n.process for n in container.site.nodes if n.role in topology.ROLES), 'control')
@@ -131,8 +133,16 @@ class Administrator(BessNode):
 
     def _handler(self, verb: str, prepare: Callable[[Any], tuple[Overlay, str]]) -> Any:
         def handle(request: Any, answer: Callable[[Any], None]) -> None:
+            asked = f'{verb} {request}'
+            # Its answer was lost and it is asked again: made once, answered as before.
+            if self._job is not None and self._job.asked == asked:
+                self._job.answers.append(answer)
+                return
+            if self._done[0] == asked:
+                answer(self._done[1])
+                return
             try:
-                self._begin(request, answer, prepare)
+                self._begin(asked, request, answer, prepare)
             except (RefusedError, SiteError, OverlayError) as error:
                 text = f'{str(error)[:3800]}{self._guest_hint(request)}'
                 self.log.info('change refused', change=verb, name=request.name[:80], reason=text[:500])
@@ -140,7 +150,7 @@ class Administrator(BessNode):
 
         return handle
 
-    def _begin(self, request: Any, answer: Callable[[Any], None],
+    def _begin(self, asked: str, request: Any, answer: Callable[[Any], None],
                prepare: Callable[[Any], tuple[Overlay, str]]) -> None:
         if self._job is not None:
             raise RefusedError(f'another change is under way: {self._job.text}')
@@ -154,7 +164,7 @@ class Administrator(BessNode):
             stops = f'; stops meanwhile: {", ".join(plan.stopped)}' if plan.stopped else ''
             answer(self._response(True, f'would have {text}{stops}'))
             return
-        job = self._job = _Job(plan, request, answer, text, self.clock.now() + REST_S)
+        job = self._job = _Job(plan, request, [answer], asked, text, self.clock.now() + REST_S)
         self._stop(job)
         # In a turn of its own: nodes end, and this one is in the middle of a callback.
         job.looking = self.ctx.ticker.every(LOOK_S, lambda _: self._guarded(self._look, job))
@@ -269,7 +279,11 @@ class Administrator(BessNode):
         self._job = None
         self.log.info('topology changed' if accepted else 'change failed', change=job.text, message=message,
                       author=job.request.author[:topology.MAX_AUTHOR], forced=job.request.force)
-        job.answer(self._response(accepted, message))
+        response = self._response(accepted, message)
+        if accepted:
+            self._done = (job.asked, response)
+        for answer in job.answers:
+            answer(response)
         self._tidy.cancel()  # not at once: messages on their way still hold what was removed
         self._tidy = self.ctx.ticker.every(TIDY_S, lambda _: self._guarded(self._collect))
 

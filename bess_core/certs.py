@@ -90,6 +90,8 @@ def issue(folder: Path, name: str, kind: str, *, hosts: Sequence[str] = (), days
         raise CertificateProblem(f'{kind!r} is none of {", ".join(KINDS)}')
     if kind == 'server' and not hosts:
         raise CertificateProblem('a server certificate needs the host names or addresses by which it is reached')
+    if not pair(folder, CA).certificate.exists():
+        raise CertificateProblem(f'no authority in {folder}; `bess certs init {folder}` makes one')
     authority, authority_key = load(pair(folder, CA))
     files = pair(out or folder, name)
     files.certificate.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,7 +119,7 @@ def load(files: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     try:
         key = serialization.load_pem_private_key(files.key.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise CertificateProblem(f'{files.key}: {error}') from error
+        raise CertificateProblem(_words(files.key, error)) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise CertificateProblem(f'{files.key} is not the key of {files.certificate}')
     return certificate, key
@@ -166,7 +168,7 @@ def _certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CertificateProblem(f'{path}: {error}') from error
+        raise CertificateProblem(_words(path, error)) from error
 
 
 def _kind(certificate: x509.Certificate) -> str:
@@ -201,6 +203,10 @@ def _usage(ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False, key_encipherment=False,
         data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False)
+
+
+def _words(path: Path, error: Exception) -> str:
+    return f'{path}: {error.strerror if isinstance(error, OSError) and error.strerror else error}'
 
 
 def _host(text: str) -> x509.GeneralName:

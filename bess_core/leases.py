@@ -24,6 +24,26 @@ class Order(NamedTuple):
     is_current: bool = False
 
 
+class Numbers:
+    """Numbers for the orders of one sender, rising also over its restarts: they begin at the microsecond of its start.
+
+    So a sender that is made anew while its old lease lasts (a partition that is destroyed and created, a process that
+    is started again) is heard at once, and what its former life sent late is still old. After a restart of the whole
+    machine the monotonic clock begins afresh; then the old lease has to end first.
+    """
+
+    __slots__ = ('_last',)
+
+    def __init__(self, now: float) -> None:
+        """`now`: s of a monotonic clock that all lives of the sender share."""
+        self._last = max(0, int(now * 1e6))
+
+    def next(self) -> int:
+        """One more than the last; at least 1."""
+        self._last += 1
+        return self._last
+
+
 class LeaseHolder:
     """Keeps the order in force of one battery or converter."""
 

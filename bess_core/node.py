@@ -24,6 +24,7 @@ from bess.msg import Fault, FaultArray, Heartbeat
 from bess.srv import ClearFault
 
 from . import cdr, log, params, qos
+from .calls import Call
 from .context import NodeContext
 from .convert import set_wall, wall_stamp
 from .faults import FaultEvent, FaultRegistry
@@ -77,10 +78,12 @@ class BessNode(LifecycleNode):
         self.log = log.get(f'{ctx.namespace}/{name}')
         params.declare(self, parameters)
         self.progress = 0  # work done so far; a stuck node stands still
+        self.open_calls: set[Call] = set()  # questions to services that are not answered yet
         self._handles: list[Handle] = []
         self._own_handles: list[Handle] = []
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
         self._unsaved = False  # latched faults that the disk did not take
+        self._saved = ''  # what it took last
         self.faults = self._load_faults()
         self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.STATE)
         self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
@@ -234,14 +237,18 @@ class BessNode(LifecycleNode):
     # -- inside ----------------------------------------------------------------------------------
 
     def _save_faults(self) -> None:
+        text = json.dumps(self.faults.to_dict())
+        if text == self._saved:
+            return  # the disk is waited for only when something latched has changed
         try:
             self._fault_file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._fault_file, json.dumps(self.faults.to_dict()))
+            replace_file(self._fault_file, text)
         except OSError as error:  # a full disk must not stop a node, least of all while it reports a fault
             if not self._unsaved:
                 self._unsaved = True
                 self.raise_fault('node.fault_save', Severity.ERROR, f'latched faults cannot be saved: {error}')
             return
+        self._saved = text
         if self._unsaved:
             self._unsaved = False
             self.clear_fault('node.fault_save')
@@ -277,6 +284,7 @@ class BessNode(LifecycleNode):
         """As rclpy's, with an exception guard: the caller gets an empty answer, the site goes on."""
 
         def guarded(request: Any, response: Any) -> Any:
+            self.ctx.activity += 1
             try:
                 return callback(request, response)
             except Exception as error:
@@ -402,6 +410,8 @@ class BessNode(LifecycleNode):
         for handle in self._handles:
             handle.cancel()
         self._handles.clear()
+        for call in list(self.open_calls):
+            self._guarded(call.give_up, 'the node is being cleaned up')
         self.on_bess_cleanup()
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:

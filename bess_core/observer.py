@@ -76,15 +76,14 @@ class SiteObserver:
         """Subscribe to what is new; number of topics watched."""
         for topic, types in self.node.get_topic_names_and_types():
             for kind in types:
-                if (kind in self.kinds and topic not in self._subscriptions and self._ours(topic)
-                        and is_current(topic, kind)):
+                if kind in self.kinds and topic not in self._subscriptions and self._ours(topic, kind):
                     message_type, profile = KINDS[kind]
                     self._subscriptions[topic] = self.node.create_subscription(
                         message_type, topic, partial(self._on_message, topic, kind), profile)
         return len(self._subscriptions)
 
-    def _ours(self, topic: str) -> bool:
-        return not self.namespace or topic.startswith(f'{self.namespace}/')
+    def _ours(self, topic: str, kind: str) -> bool:
+        return is_current(topic, kind) and (not self.namespace or topic.startswith(f'{self.namespace}/'))
 
     def _on_message(self, topic: str, kind: str, message: Any) -> None:
         name = topic.rsplit('/', 1)[0]

@@ -438,7 +438,9 @@ def _check_references(reader: LineReader, specs: list[NodeSpec], unusable: set[A
         address = getattr(spec.params, 'address', None)
         if address:
             key = (address, getattr(spec.params, 'unit', None))
-            if key in addresses:
+            # One box may be a converter and the battery behind it.
+            box = {(s.name, getattr(s.params, 'bms', '')) for s in (spec, by_name[addresses.get(key, spec.name)])}
+            if key in addresses and not box & {(spec.name, addresses[key]), (addresses[key], spec.name)}:
                 reader.say(('nodes', spec.name, 'address'), f'{address} is already used by {addresses[key]!r}')
             addresses.setdefault(key, spec.name)
 

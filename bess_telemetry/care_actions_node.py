@@ -30,13 +30,20 @@ MOST_ROWS = 200
 Answer = tuple[bool, Any]  # (accepted, message or rows)
 
 
+AGAIN_S = 1.0  # from a question without an answer to the next one
+#: Orders and questions that are sent again while there is no answer: doing them twice changes nothing.
+AGAIN = frozenset((Trigger, SetMode, QueryEvents, ListSiteParameters))
+
+
 @dataclass
 class _Call:
     done: Future[Any]
     deadline: float  # s, site clock
     name: str
     send: Callable[[], bool]  # False: the service is not there yet
+    again: bool = False  # doing it twice changes nothing
     sent: bool = False
+    sent_at: float = 0.0  # s, site clock
     pick: Callable[[Any], Any] | None = None
 
 
@@ -159,6 +166,7 @@ class RosActions:
                 self._node.clock.now() + self._timeout,
                 topic,
                 lambda: self._ask(client, request, call),
+                kind in AGAIN,
                 pick=pick,
             )
             self._calls.append(call)
@@ -191,8 +199,9 @@ class RosActions:
         """Send what waits for its service to appear, give up what waits too long."""
         now = self._node.clock.now()
         for call in self._calls:
-            if not call.sent and not call.done.done():
-                call.sent = call.send()
+            # A server that has not found the client yet loses its answer.
+            if not call.done.done() and (not call.sent or (call.again and now - call.sent_at >= AGAIN_S)):
+                call.sent, call.sent_at = call.send() or call.sent, now
             if now > call.deadline and not call.done.done():
                 why = 'did not answer' if call.sent else 'is not there'
                 call.done.set_result((False, f'{call.name} {why} within {self._timeout:g} s'))

@@ -226,7 +226,9 @@ class DashboardNode(BessNode):
     def _take_faults(self, _: str, message: Any) -> None:
         self.view.update_faults(message.source, [plain(f) for f in message.faults])
 
-    def _take_state(self, _: str, message: Any) -> None:
+    def _take_state(self, name: str, message: Any) -> None:
+        if name != 'system_state':
+            return  # the history of states (`site_transitions`) is not the state
         # Only changes are published, so that the stamp is a moment, not an age.
         self.view.update_state(plain(message) | {'time': wall(message.header.stamp)})
 

@@ -14,13 +14,25 @@ so it never blocks the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isnan, nan
+from math import inf, isnan
 from typing import Literal
 
 import numpy as np
 
 from bess_core.values import BatteryReading
 from bess_virtual import aggregate_many as many
+from bess_virtual.aggregate_values import (
+    charge_of,
+    current_of,
+    known_sum,
+    per_volt,
+    plain_sum,
+    power_of,
+    soc_of,
+    spread_of,
+    voltage_of,
+    weighted,
+)
 from bess_virtual.allocation import Allocation, allocate
 from bess_virtual.expected import expect, usual
 from bess_virtual.member import Member, common_contactor, common_mode, energy_of, power_limit, view
@@ -77,10 +89,10 @@ def combine(
     discharge = _limit('discharge', limit, labels, views, reasons)
     charge = _limit('charge', limit, labels, views, reasons)
     more = _limits_of_members(labels, [m.reading for m in views], reasons)
-    energy = _known_sum([m.energy for m in parts])
-    full = _known_sum([m.energy_full for m in parts])
-    power = _sum([_power(r) for r in fresh])
-    voltage = _voltage(parts, power > 0)
+    energy = known_sum([m.energy for m in parts])
+    full = known_sum([m.energy_full for m in parts])
+    power = plain_sum([power_of(r) for r in fresh])
+    voltage = voltage_of(parts, power > 0)
     result = BatteryReading(
         time=min(m.reading.time for m in parts),
         newest=max(m.reading.newest for m in parts),
@@ -88,23 +100,23 @@ def combine(
         mode=common_mode([m.reading.mode for m in parts], power),
         contactor=common_contactor([m.reading.contactor for m in parts]),
         voltage=voltage,
-        current=_current(fresh, voltage, power),
+        current=current_of(fresh, voltage, power),
         power=power,
-        charge=_known_sum([_charge(m.reading.charge, m.energy, m.reading.voltage) for m in parts]),
-        charge_full=_known_sum(
-            [_charge(m.reading.charge_full, m.energy_full, m.reading.voltage) for m in parts]),
+        charge=known_sum([charge_of(m.reading.charge, m.energy, m.reading.voltage) for m in parts]),
+        charge_full=known_sum(
+            [charge_of(m.reading.charge_full, m.energy_full, m.reading.voltage) for m in parts]),
         energy=energy,
         energy_full=full,
-        max_charge_current=_per_volt(charge, voltage),
-        max_discharge_current=_per_volt(discharge, voltage),
+        max_charge_current=per_volt(charge, voltage),
+        max_discharge_current=per_volt(discharge, voltage),
         max_charge_power=charge,
         max_discharge_power=discharge,
-        soc=_soc(parts),
-        soh=_weighted([(m.reading.soh, m.energy_full) for m in parts]),
-        energy_charged=_sum([r.energy_charged for r in members]),
-        energy_discharged=_sum([r.energy_discharged for r in members]),
+        soc=soc_of(parts),
+        soh=weighted([(m.reading.soh, m.energy_full) for m in parts]),
+        energy_charged=plain_sum([r.energy_charged for r in members]),
+        energy_discharged=plain_sum([r.energy_discharged for r in members]),
         balance_power=0.0,
-        soc_spread=_spread(parts),
+        soc_spread=spread_of(parts),
         members=len(views),
         members_usable=len(usable),
         limit_reasons=limited_list(reasons, more=more),
@@ -145,8 +157,8 @@ def _of_one(m: Member, label: str, rule: Limit) -> BatteryReading:
     soc = m.energy / m.energy_full
     return BatteryReading(
         time=r.time, newest=r.newest, quality=m.quality, mode=r.mode, contactor=r.contactor, voltage=voltage,
-        current=_current([r], voltage, power), power=power, charge=_charge(r.charge, m.energy, r.voltage),
-        charge_full=_charge(r.charge_full, m.energy_full, r.voltage), energy=m.energy, energy_full=m.energy_full,
+        current=current_of([r], voltage, power), power=power, charge=charge_of(r.charge, m.energy, r.voltage),
+        charge_full=charge_of(r.charge_full, m.energy_full, r.voltage), energy=m.energy, energy_full=m.energy_full,
         max_charge_current=charge / voltage, max_discharge_current=discharge / voltage, max_charge_power=charge,
         max_discharge_power=discharge, soc=soc, soh=r.soh * m.energy_full / m.energy_full,
         temperature=r.temperature,
@@ -327,87 +339,3 @@ def _limit(direction: Literal['charge', 'discharge'], rule: Limit, labels: Seque
     if together < BALANCED * total:
         reasons.append(_paced(direction, together, total, slowest))
     return together
-
-
-def _power(r: BatteryReading) -> float:
-    return r.current * r.voltage if isnan(r.power) else r.power
-
-
-def _charge(charge: float, energy: float, voltage: float) -> float:
-    """Ah; from the energy where not measured."""
-    return energy / voltage if isnan(charge) and voltage > 0 else charge
-
-
-def _voltage(parts: list[Member], charging: bool) -> float:
-    """Weighted by charge when discharging, by headroom (Ah) when charging; NaN only if none is known."""
-    known = [m for m in parts if m.reading.voltage > 0]
-    for by_headroom in (charging, not charging):
-        energy = charge = 0.0
-        for m in known:
-            weight = m.headroom if by_headroom else m.energy
-            if weight > 0:
-                energy += weight
-                charge += weight / m.reading.voltage
-        if charge > 0:
-            return energy / charge
-    if known:
-        return sum(m.reading.voltage for m in known) / len(known)
-    return 0.0 if any(m.reading.voltage == 0 for m in parts) else nan
-
-
-def _current(fresh: list[BatteryReading], voltage: float, power: float) -> float:
-    """Current at the aggregate's voltage, from the DC power of the members where it is measured."""
-    direct = _sum([r.current * r.voltage for r in fresh])
-    return _per_volt(power if isnan(direct) else direct, voltage)
-
-
-def _per_volt(power: float, voltage: float) -> float:
-    if power == 0:
-        return 0.0
-    return power / voltage if voltage > 0 else nan
-
-
-def _soc(parts: list[Member]) -> float:
-    """Stored energy over full energy of the members that know both; else the mean of known SoCs."""
-    stored = full = 0.0
-    for m in parts:
-        if m.energy_full > 0 and m.energy >= 0:
-            stored += m.energy
-            full += m.energy_full
-    if full > 0:
-        return stored / full
-    return _weighted([(m.reading.soc, 1.0) for m in parts])
-
-
-def _spread(parts: list[Member]) -> float:
-    """Highest minus lowest state of charge; NaN unknown."""
-    known = [s for m in parts
-             if not isnan(s := m.energy / m.energy_full if m.energy_full > 0 and m.energy >= 0 else m.reading.soc)]
-    return max(known) - min(known) if known else nan
-
-
-def _weighted(pairs: list[tuple[float, float]]) -> float:
-    """Weighted mean of known values; equal weights when no weight is known."""
-    total = weights = 0.0
-    for v, w in pairs:
-        if w > 0 and not isnan(v):
-            total += v * w
-            weights += w
-    if weights > 0:
-        return total / weights
-    known = [v for v, _ in pairs if not isnan(v)]
-    return sum(known) / len(known) if known else nan
-
-
-def _known_sum(values: list[float]) -> float:
-    """Sum of what is known; NaN when nothing is."""
-    total = sum(values)
-    if not isnan(total):
-        return total if values else nan
-    known = [v for v in values if not isnan(v)]
-    return sum(known) if known else nan
-
-
-def _sum(values: list[float]) -> float:
-    """Plain sum: one unknown member makes it unknown."""
-    return sum(values) if values else nan

@@ -22,10 +22,11 @@ from .allocation import Allocation
 from .balancing import RESTART, Goal, Transfer, equalise, problem
 from .counters import Counter
 from .demand import RELEASE_TICKS, Demand, Release
-from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams
 from .member import view
 from .plan import Plan
 from .plan_shares import Highest, share_plan
+from .setpoint_sender_node import SetpointSender
 
 REST_PER_MEMBER = 5e-5  # s: news of many members are gathered for so long per member, at most half a period
 

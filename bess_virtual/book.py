@@ -56,6 +56,11 @@ class Book:
                     best = promise
         return EMPTY if best is None else best.plan
 
+    def knows(self, owner: str, number: int) -> bool:
+        """Whether the plan of this number is held, or it or a later one is in force."""
+        current = self._in_force.get(owner)
+        return (owner, number) in self._held or (current is not None and current.number >= number)
+
     def others(self, owner: str) -> dict[str, Plan]:
         """Plans of everybody else, held ones included."""
         names = {*self._in_force, *(o for o, _ in self._held)} - {owner}

@@ -18,7 +18,7 @@ from bess.msg import BatteryStatus, CurrentSetpoint, PowerSetpoint
 from bess.srv import GetStatus
 from bess_core import qos
 from bess_core.context import NodeContext
-from bess_core.convert import battery_to_msg, battery_to_state, set_stamp, site_time
+from bess_core.convert import battery_to_msg, battery_to_state, site_time
 from bess_core.leases import LeaseHolder, Order
 from bess_core.log import Refusals
 from bess_core.node import BessNode
@@ -405,26 +405,3 @@ class LogicalBatteryNode(BessNode):
             'scheduled requests': len(self.schedule), 'promised to': ', '.join(self.scheduling.book.owners),
             'lead time, seen': self.lead_measured.words(),
         }
-
-
-class SetpointSender:
-    """Sends orders to one battery or converter below, numbered, stamped and leased."""
-
-    def __init__(self, node: BessNode, target: str, lease: float) -> None:
-        self._node, self._lease = node, lease
-        self._publisher = node.create_publisher(PowerSetpoint, node.ctx.topic(f'{target}/setpoint'), qos.SETPOINT)
-        self._sequence = 0
-        self._message = PowerSetpoint(source=node.name)  # refilled for every order
-
-    def send(self, power: float, reactive_power: float, now: float, lease: float = inf, term: int = 0) -> None:
-        """Order a power (W, + = charging) for at most `lease` s."""
-        self._sequence += 1
-        message = self._message
-        message._power, message._reactive_power = float(power), float(reactive_power)  # floats need no check
-        message._lease, message.term, message.sequence = float(min(self._lease, lease)), term, self._sequence
-        set_stamp(message.header.stamp, self._node.clock, now)
-        self._publisher.publish(message)
-
-    def close(self) -> None:
-        """Destroy the publisher."""
-        self._node.destroy_publisher(self._publisher)

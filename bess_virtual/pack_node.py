@@ -17,6 +17,7 @@ from sensor_msgs.msg import BatteryState
 from bess.msg import BatteryStatus
 from bess.srv import GetStatus, SetContactor
 from bess_core import qos
+from bess_core.calls import Call
 from bess_core.convert import battery_from_msg, battery_to_msg, battery_to_state
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -140,14 +141,11 @@ class BmsPackNode(BessNode):
         self._services_own = [
             self.create_service(GetStatus, '~/get_status', self._on_get_status),
             self.create_deferred_service(SetContactor, '~/set_contactor', self._on_set_contactor)]
-        self._waiting: list[tuple[float, Callable[[str], None]]] = []  # time limit, what to say then
         self._measured_at = -inf
         self.every(0.2, self._on_tick, phase=0)
 
     def on_bess_cleanup(self) -> None:
         """Take it all back."""
-        for _, give_up in getattr(self, '_waiting', []):
-            give_up('the node is being cleaned up')
         for listener in getattr(self, '_listeners', []):
             self.destroy_subscription(listener)
         for client in getattr(self, '_contactors', {}).values():
@@ -157,7 +155,7 @@ class BmsPackNode(BessNode):
         for publisher in (getattr(self, '_status', None), getattr(self, '_state', None)):
             if publisher is not None:
                 self.destroy_publisher(publisher)
-        self._listeners, self._contactors, self._services_own, self._waiting = [], {}, [], []
+        self._listeners, self._contactors, self._services_own = [], {}, []
         self._status = self._state = None  # type: ignore[assignment]
 
     def _on_module(self, name: str, message: BatteryStatus) -> None:
@@ -168,8 +166,6 @@ class BmsPackNode(BessNode):
 
     def _on_tick(self, _: Tick) -> None:
         now = self.clock.now()
-        for entry in [e for e in self._waiting if now > e[0]]:
-            entry[1]('no answer in time')
         if now - self._measured_at > min(self.params.max_age, 1.0):
             self._refresh()  # nothing came from below: say how old it is by now
 
@@ -209,29 +205,19 @@ class BmsPackNode(BessNode):
             return
         results: dict[str, str] = {}
 
-        def finish(why: str = '') -> None:
-            if entry not in self._waiting:
-                return  # answered already
-            self._waiting.remove(entry)
-            failed = [f'{n}: {results.get(n, why)}' for n in self._contactors if results.get(n, why)]
+        def done(name: str, said: Any, why: str) -> None:
+            results[name] = why if said is None else '' if said.accepted else said.message or 'refused'
+            if len(results) < len(self._contactors):
+                return
+            failed = [f'{n}: {results[n]}' for n in self._contactors if results[n]]
             response.accepted = not failed
             response.message = 'confirmed by all modules' if not failed else '; '.join(failed)
             self.set_fault(bool(failed), 'contactor.failed', Severity.ERROR, response.message)
             answer(response)
 
-        def done(name: str, future: Any) -> None:
-            if future.exception() is not None:
-                results[name] = str(future.exception())
-            else:
-                results[name] = '' if future.result().accepted else future.result().message or 'refused'
-            if len(results) == len(self._contactors):
-                finish()
-
-        entry = (self.clock.now() + ANSWER_S, finish)
-        self._waiting.append(entry)
         for name, client in self._contactors.items():
-            future = client.call_async(SetContactor.Request(charge=request.charge, discharge=request.discharge))
-            future.add_done_callback(partial(done, name))
+            Call(self, client, SetContactor.Request(charge=request.charge, discharge=request.discharge), ANSWER_S,
+                 partial(done, name), ANSWER_S / 3)
 
     def _why_not_close(self) -> str:
         """Why the strings must not be connected in parallel; '' when they may."""

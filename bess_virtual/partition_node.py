@@ -7,7 +7,6 @@ node with the full contract, made by the same entry of the site file, or while t
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from functools import partial
 from math import fsum, inf, nan
@@ -23,18 +22,17 @@ from bess_core.ticker import Handle
 from bess_core.values import BatteryReading, Quality, Severity
 
 from .demand import Demand, apart
-from .logical_battery_node import LogicalBatteryNode, SetpointSender
-from .partition import HOLD_TICKS, aged
+from .partition import HOLD_TICKS
 from .partition_answers_node import ledger_state
+from .partition_child_node import PartitionChildNode, child_params, end_child, start_child
 from .partition_desk_node import PartitionDesk
 from .partition_params_node import ChildParams, PartitionParams, ShareParams
-from .plan import Plan, over, total
+from .setpoint_sender_node import SetpointSender
 
 SAVE_S = 10.0
 LOOK_S = 0.5  # between looks whether the source is silent
 TELL_S = 1.0  # between ledger messages
 GATHER_S = 0.02  # how long orders that one owner gave at one moment are waited for
-COLLECT_S = 0.5  # after the end of a node
 DRIFT_WH, DRIFT_FRACTION = 100.0, 0.05  # what counter and integrated power may differ by in one period
 
 
@@ -321,114 +319,6 @@ class PartitionNode(BessNode):
                                      ('moved in', x.moved_in), ('moved out', x.moved_out), ('lost', x.lost),
                                      ('correction', x.correction))}
         return values
-
-
-class PartitionChildNode(LogicalBatteryNode):
-    """One part of a divided battery, with the full contract."""
-
-    Params: ClassVar[type] = ChildParams
-
-    def configure_battery(self) -> None:
-        """Find the partition, which runs in the same process."""
-        self._given = BatteryReading()
-        partition = self.ctx.nodes.get(self.params.partition)
-        if not isinstance(partition, PartitionNode):
-            raise RuntimeError(f'partition {self.params.partition!r} does not run in this process')
-        self._owner = partition
-        partition.attach(self)
-        if hasattr(partition, '_partition') and not partition.has_child(self.name):
-            self.retire()
-
-    def retire(self) -> None:
-        """This is no child any more: forget every request, and say so."""
-        self.forget()
-        self._given = BatteryReading(
-            limit_reasons=[f'no part of {self.params.partition} any more: removed while the site ran'])
-        self.changed()
-
-    def forget(self) -> None:
-        """Drop setpoint and schedule: whoever comes next must not run what another one asked for."""
-        self._leases.release()
-        self.demand = None
-        self.scheduling.forget()
-
-    def busy(self) -> str:
-        """Why this child should not be taken away now; '' = it rests."""
-        if self.demand is not None and self.demand.power != 0.0:
-            return f'{self.demand.source} asks it for {self.demand.power:.0f} W'
-        pending = len(self.schedule.entries(self.clock.wall()))
-        return f'it has {pending} scheduled request{"s" if pending > 1 else ""}' if pending else ''
-
-    def take(self, reading: BatteryReading, reason: str) -> None:
-        """A new reading from the partition."""
-        if reason:
-            reading.limit_reasons.append(reason)
-        self._given = reading
-        self.changed()
-
-    def measure(self, now: float) -> BatteryReading:
-        """The partition's reading, aged."""
-        return aged(self._given, now, self.params.max_age, self.params.invalid_after)
-
-    def members_below(self) -> list[str]:
-        """The source, on behalf of the partition."""
-        return [self._owner.params.source]
-
-    def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
-        """The sum with what all siblings have planned and promised: opposite ones cancel at the source."""
-        siblings = [over(c.scheduling.book.promised(), c.scheduling.own)
-                    for c in self._owner.children if c is not self]
-        return [(self._owner.params.source, total([plan, *siblings]))]
-
-    def member_reading(self, member: str) -> BatteryReading | None:
-        """The source as the partition last heard it."""
-        return self._owner.source
-
-    @property
-    def owner_label(self) -> str:
-        """The source knows the partition."""
-        return str(self._owner.get_name())
-
-    @property
-    def lead_time(self) -> float:
-        """That of the source."""
-        return self._owner.source.lead_time if self._owner.source.lead_time > 0.0 else 0.0
-
-    def command(self, demand: Demand | None, now: float) -> None:
-        """Ask the partition."""
-        self._owner.request(self.name, demand, now)
-
-
-def child_params(partition: str, parameters: PartitionParams) -> ChildParams:
-    """Parameters of a child: those of its partition."""
-    return ChildParams(partition=partition, **{
-        f: getattr(parameters, f) for f in ('period', 'max_age', 'invalid_after', 'max_lease')})
-
-
-def start_child(ctx: NodeContext, name: str, parameters: ChildParams) -> PartitionChildNode:
-    """A child node made while the process runs. RuntimeError where the process cannot."""
-    if ctx.add_node is None:
-        raise RuntimeError('this process cannot make nodes while it runs')
-    node = PartitionChildNode(name, parameters, ctx)
-    ctx.add_node(node)
-    return node
-
-
-def end_child(ctx: NodeContext, node: PartitionChildNode) -> None:
-    """Undo `start_child`."""
-    node.close()
-    node.forget_faults()
-    if ctx.remove_node is not None:
-        ctx.remove_node(node)
-    node.destroy_node()
-
-    def collect(_: object) -> None:
-        sweep.cancel()
-        gc.collect()
-
-    # It lies in reference cycles: until they are collected its services stay on the graph. A little later, because
-    # executor and callers still hold it now.
-    sweep = ctx.ticker.every(COLLECT_S, collect)
 
 
 __all__ = ['ChildParams', 'PartitionChildNode', 'PartitionNode', 'PartitionParams', 'ShareParams']

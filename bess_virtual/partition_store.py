@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bess_core.files import replace_file
 from bess_virtual.journal import decode, encode
 from bess_virtual.statements import Record
 
@@ -64,11 +65,7 @@ class StateFile:
                 raise
             self._lines += 1
             return
-        temporary = self.path.with_name(self.path.name + '.new')
-        temporary.unlink(missing_ok=True)
-        _append(temporary, line)
-        os.replace(temporary, self.path)
-        _sync_folder(self.path.parent)
+        replace_file(self.path, line, 0o640)
         self._lines = 1
 
 

@@ -8,11 +8,12 @@ That the set was chosen is on disk before the sum is told, so that a restart doe
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bess_core.files import replace_file
 
 from .private_sum import MAX_HOUSEHOLDS, MAX_POWER, MAX_SLOTS, ShareError, add, pack, unpack
 
@@ -193,16 +194,6 @@ class Book:
 
     def _keep(self, number: int, epoch: Epoch) -> None:
         """On disk first, then in memory."""
-        temporary = self._folder / f'{number}.new'
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, 'w') as stream:
-            json.dump({**asdict(epoch), 'terms': asdict(self.terms)}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self._folder / f'{number}.json')
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        values = json.dumps({**asdict(epoch), 'terms': asdict(self.terms)})
+        replace_file(self._folder / f'{number}.json', values, 0o600)
         self.epochs[number] = epoch

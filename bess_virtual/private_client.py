@@ -20,6 +20,10 @@ class PrivateError(RuntimeError):
     """A server refuses or is not reached; in words."""
 
 
+class PrivateRefusedError(PrivateError):
+    """A server has answered that it does not take this: nothing has changed there."""
+
+
 class Servers:
     """Connections to collector and helper. Use as a context manager."""
 
@@ -51,11 +55,23 @@ class Servers:
                 except WireError as error:
                     raise PrivateError(f'{server}: {error}') from error
                 if answer.error:
-                    raise PrivateError(f'{server}: {answer.error}')
+                    raise PrivateRefusedError(f'{server}: {answer.error}')
                 return answer.body
             time.sleep(0.1)
-        raise PrivateError(f'{server}: no answer within {self._timeout:g} s (not reachable, or it does not know this '
-                           'certificate)')
+        raise PrivateError(f'{server}: no answer within {self._timeout:g} s ({self._why(server)})')
+
+    def _why(self, server: str) -> str:
+        said: list[str] = []
+        there = threading.Event()
+
+        def told(why: str) -> None:
+            said.append(why)
+            there.set()
+
+        link = self._links[server]
+        if link.ask_why(TRY_S, told) and there.wait(2 * TRY_S) and said[0]:
+            return said[0]
+        return link.problem or 'not reachable, or it does not accept this certificate'
 
     def terms(self) -> Terms:
         """What both servers say that they agreed on. Raises `PrivateError` when they differ."""
@@ -69,10 +85,11 @@ class Servers:
         return terms
 
     def submit(self, epoch: int, powers: Sequence[float], *, minimum: int = 2) -> str:
-        """Submit a day schedule (W, + = charging, one value per slot); its id. Wholly or not at all.
+        """Submit a day schedule (W, + = charging, one value per slot); its id. It takes the place of an earlier one.
 
-        `minimum`: fewer households than this are not private enough for this one. Raises `PrivateError`,
-        `private_sum.ShareError`.
+        It counts when both servers have it, else not at all; an earlier one does not count any more when the helper has
+        taken this one. `minimum`: fewer households than this are not private enough for this one. Raises
+        `PrivateError`, `private_sum.ShareError`.
         """
         terms = self.terms()
         if terms.minimum < minimum:
@@ -81,12 +98,15 @@ class Servers:
             raise PrivateError(f'{len(powers)} values for {terms.slots} slots')
         name = secrets.token_hex(16)
         for_collector, for_helper = split(to_units(powers, terms.max_power))
+        reached = False  # whether a server may have it
         try:
             for server, share in (('helper', for_helper), ('collector', for_collector)):
                 self.ask(server, 'submit', epoch=epoch, submission=name, share=pack(share))
+                reached = True
         except PrivateError as error:
-            trouble = self._try_to_withdraw(epoch, name)
-            raise PrivateError(f'{error}; {trouble}') from error
+            if not reached and isinstance(error, PrivateRefusedError):
+                raise
+            raise PrivateError(f'{error}; {self._try_to_withdraw(epoch, name)}') from error
         return name
 
     def _try_to_withdraw(self, epoch: int, name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bess_core import certs
+from bess_core.cli import words
 from bess_core.cli.session import CliError, print_json
 
 from .private_client import PrivateError, Servers, next_epoch
@@ -39,20 +40,27 @@ def _do(args: argparse.Namespace, servers: Servers, powers: list[float], epoch: 
         epoch = args.epoch or next_epoch(servers.terms(), time.time())
         name = servers.submit(epoch, powers, minimum=args.minimum)
         values = {'epoch': epoch, 'submission': name}
-        text = f'submitted for epoch {epoch} as {name}'
+        text = f'submitted for epoch {_begin(epoch)} as {name}'
     elif args.action == 'withdraw':
         servers.withdraw(epoch, args.id)
-        values, text = {'epoch': epoch, 'submission': args.id}, f'withdrawn from epoch {epoch}'
+        values, text = {'epoch': epoch, 'submission': args.id}, f'withdrawn from epoch {_begin(epoch)}'
     else:
         values = servers.result(epoch)
-        part = 'with' if values['included'] else 'without'
-        text = f'epoch {epoch}: {values["state"]} ({part} this household)' + (
+        if values['included'] or values.get('added_up'):
+            part = f'with{"" if values["included"] else "out"} this household'
+        else:
+            part = f'submitted as {values["submission"]}' if values['submission'] else 'nothing of this household'
+        text = f'epoch {_begin(epoch)}: {values["state"]} ({part})' + (
             f': {values["message"]}' if values['message'] else '')
     if args.json:
         print_json(values)
     else:
         print(text)
     return 0 if values.get('state') != 'refused' else 1
+
+
+def _begin(epoch: int) -> str:
+    return f'{epoch} ({words.local(epoch)})'
 
 
 def _epoch(text: str) -> int:

@@ -10,7 +10,6 @@ from functools import partial
 from math import inf
 from typing import Any, ClassVar
 
-from bess.srv import CancelSchedule
 from bess_core.convert import wall_stamp
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -27,6 +26,7 @@ from .remote_wire import AGAIN, Answer, Ask, WireError, decode_answer, decode_as
 TICK_S = 0.2
 ANSWER_S = 5.0  # of the battery or the helper
 RETRY_S = 1.0
+AT_ONCE = 100  # entries of the schedule that one question takes back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ class CollectorNode(PrivateNode):
             raise BookError('nothing was submitted for this epoch')
         return {'state': epoch.state, 'message': epoch.message, 'households': len(epoch.members),
                 'submission': epoch.members.get(client, epoch.shares.get(client, ('',))[0]),
-                'included': client in epoch.members}
+                'included': client in epoch.members, 'added_up': bool(epoch.members)}
 
     def _on_tick(self) -> None:
         now, wall = self.clock.now(), self.clock.wall()
@@ -308,7 +308,6 @@ class CollectorNode(PrivateNode):
     def _apply(self, number: int, powers: list[float]) -> None:
         """All stretches of the sum, one after the other; all or none."""
         stretches = runs(powers)
-        accepted: list[int] = []
         hints: list[str] = []
         slot = self.params.slot
 
@@ -333,10 +332,9 @@ class CollectorNode(PrivateNode):
                 first, last, power = stretches[k]
                 self.log.info('sum refused by the battery', epoch=number, reason=body['message'])
                 kind = 'charging' if power > 0 else 'discharging'
-                self._take_back(number, accepted, f'slots {first} to {last - 1}: the shared battery refuses the sum '
+                self._take_back(number, k, f'slots {first} to {last - 1}: the shared battery refuses the sum '
                                 f'({kind}): {"too little energy" if "strict" in body["message"] else "limit"}')
             else:
-                accepted.append(int(body['event_id']))
                 if body['message']:
                     hints.append('the battery has a hint for its operator')
                     self.log.info('sum accepted with a hint', epoch=number, hint=body['message'])
@@ -344,19 +342,20 @@ class CollectorNode(PrivateNode):
 
         step(0)
 
-    def _take_back(self, number: int, events: list[int], reason: str) -> None:
-        if not events or self._door is None:
+    def _take_back(self, number: int, entries: int, reason: str) -> None:
+        """Withdraw the first so many entries, also for a later try with the same ids; then the epoch is refused."""
+        if entries <= 0 or self._door is None:
             self._end(number, 'refused', reason)
             return
 
         def taken(body: dict[str, Any] | None, error: str) -> None:
-            if body is None:
-                self._later(error)
+            if body is None or not body['accepted']:
+                self._later(error if body is None else str(body['message']))
             else:
-                self._take_back(number, events[1:], reason)
+                self._take_back(number, entries - AT_ONCE, reason)
 
-        self._door.call('cancel_schedule', fields_of(CancelSchedule.Request(event_id=events[0])),
-                        self.clock.now() + ANSWER_S, taken)
+        ids = [f'private-{number}-{k}' for k in range(max(0, entries - AT_ONCE), entries)]
+        self._door.call('cancel_schedule', {'request_ids': ids}, self.clock.now() + ANSWER_S, taken)
 
     def _end(self, number: int, state: str, message: str) -> None:
         def noted(_: Any, error: Exception | None) -> None:

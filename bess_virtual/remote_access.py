@@ -52,9 +52,10 @@ class Access:
             return f'there is no question {op[:40]!r}'
         allowed = self._allowed.get((client, battery))
         if allowed is None:
-            return f'{client} may see no battery {battery!r} here'
+            return f'permission denied: {client} has no rights on a battery {battery!r} here'
         if needs not in allowed:
-            return f'{client} lacks the permission {needs} on {battery} (it has {", ".join(sorted(allowed))})'
+            return (f'permission denied: needs {needs!r} on battery {battery} '
+                    f'({client} has {", ".join(sorted(allowed))})')
         return ''
 
 

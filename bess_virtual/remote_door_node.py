@@ -15,6 +15,7 @@ from bess.srv import CancelSchedule, ListSchedule, Reserve, ScheduleAt, Schedule
 from bess_core import qos
 from bess_core.clock import Clock
 from bess_core.convert import set_stamp, site_time
+from bess_core.leases import Numbers
 
 from .remote_wire import AGAIN, WireError, fields_of, message_of
 
@@ -42,7 +43,7 @@ class Door:
                          for op, kind in SERVICES.items()}
         self._calls: dict[int, tuple[float, Any, str, Done]] = {}  # by number: deadline, future, op, done
         self._number = 0
-        self._sequence = 0
+        self._numbers = Numbers(clock.now())
 
     def close(self) -> None:
         """Give everything back; whoever waits is told."""
@@ -79,8 +80,7 @@ class Door:
             return 'an order needs the time at which it was given'
         if not self._publisher.get_subscription_count():
             return 'the battery does not listen at present'
-        self._sequence += 1
-        order.sequence, order.source = self._sequence, source
+        order.sequence, order.source = self._numbers.next(), source
         set_stamp(order.header.stamp, self._clock, given)
         self._publisher.publish(order)
         return ''

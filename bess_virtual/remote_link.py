@@ -2,7 +2,8 @@
 
 A party asks with key ``bess/REALM/CLIENT/OP``. The access control of the server's zenoh lets a certificate ask
 under its own common name only, so the key tells who asks; what it may do is decided above (`remote_access`).
-Nothing is declared, subscribed or put by clients, no scouting, no gossip, no router in between.
+Nothing is declared, subscribed or put by clients, no scouting, no gossip, no router in between. Everybody with a
+certificate of the authority may ask one thing more, ``bess/hello``: who gets no other answer learns why from it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import zenoh
 from bess_core import certs
 
 from .remote_access import Bucket
-from .remote_wire import MAX_BYTES
+from .remote_wire import MAX_BYTES, Answer, WireError, decode_answer, encode
 
+HELLO = 'bess/hello'
+HELLO_RATE, HELLO_BURST = 20.0, 50.0  # per s of all parties together
 QUEUE = 64  # answers of one client that may wait to be sent
 CLOSE_S = 2.0  # longest wait for threads at the end
 
@@ -66,16 +69,19 @@ def _config(endpoints: dict[str, Any], tls: dict[str, Any], **more: Any) -> zeno
 
 
 def _access(realm: str, clients: Sequence[str]) -> dict[str, Any]:
-    """Everything is denied but: a client asks under its own name, and is answered."""
+    """Everything is denied but: a client asks under its own name, anybody says hello, and both are answered."""
+    allowed = {'ask hello': ('ingress', ['query'], HELLO),
+               'answer hello': ('egress', ['reply', 'declare_queryable'], HELLO)}
+    for c in clients:
+        allowed |= {f'ask {c}': ('ingress', ['query'], f'bess/{realm}/{c}/*'),
+                    f'answer {c}': ('egress', ['reply', 'declare_queryable'], f'bess/{realm}/{c}/*')}
     return {
         'enabled': True, 'default_permission': 'deny',
-        'rules': [rule for c in clients for rule in (
-            {'id': f'ask {c}', 'permission': 'allow', 'flows': ['ingress'], 'messages': ['query'],
-             'key_exprs': [f'bess/{realm}/{c}/*']},
-            {'id': f'answer {c}', 'permission': 'allow', 'flows': ['egress'],
-             'messages': ['reply', 'declare_queryable'], 'key_exprs': [f'bess/{realm}/{c}/*']})],
-        'subjects': [{'id': c, 'cert_common_names': [c]} for c in clients],
-        'policies': [{'rules': [f'ask {c}', f'answer {c}'], 'subjects': [c]} for c in clients],
+        'rules': [{'id': name, 'permission': 'allow', 'flows': [flow], 'messages': messages, 'key_exprs': [key]}
+                  for name, (flow, messages, key) in allowed.items()],
+        'subjects': [{'id': 'anybody'}, *({'id': f'client {c}', 'cert_common_names': [c]} for c in clients)],
+        'policies': [{'rules': ['ask hello', 'answer hello'], 'subjects': ['anybody']},
+                     *({'rules': [f'ask {c}', f'answer {c}'], 'subjects': [f'client {c}']} for c in clients)],
     }
 
 
@@ -124,6 +130,8 @@ class LinkServer:
         self._handle = handle
         self._lanes = {c: _Lane(c) for c in clients}
         self._buckets = {c: Bucket(rate, burst) for c in clients}
+        self._hello, self._hello_lane = Bucket(HELLO_RATE, HELLO_BURST), _Lane('hello')
+        self._hello_answer = encode(Answer(body={'realm': realm}))
         self.refused: dict[str, int] = dict.fromkeys(clients, 0)  # questions over the rate or too large
         config = _config(
             {'listen': {'endpoints': [f'tls/{endpoint}'], 'exit_on_failure': True}, 'connect': {'endpoints': []}},
@@ -134,6 +142,7 @@ class LinkServer:
             self._session = zenoh.open(config)
             self._queryables = [self._session.declare_queryable(f'bess/{realm}/{c}/*', self._on_query)
                                 for c in clients]
+            self._queryables.append(self._session.declare_queryable(HELLO, self._on_hello))
         except zenoh.ZError as error:
             raise LinkError(f'{endpoint} cannot be opened: {error}') from error
 
@@ -148,6 +157,12 @@ class LinkServer:
         self._handle(client, op, payload.to_bytes() if payload is not None else b'',
                      lambda data: lane.put(question, data))
 
+    def _on_hello(self, question: Any) -> None:
+        if self._hello.take(time.monotonic()):
+            self._hello_lane.put(question, self._hello_answer)
+        else:
+            question.drop()
+
     @property
     def lost(self) -> int:
         """Answers that could not be sent."""
@@ -155,7 +170,7 @@ class LinkServer:
 
     def close(self) -> None:
         """Close the port."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), self._hello_lane):
             lane.stop()
         self._session.close()
 
@@ -167,7 +182,7 @@ class LinkClient:
         """Raises `LinkError` when the own certificate cannot work. Returns before the link is up."""
         tls.check('client')
         self.client = certs.facts(tls.files.certificate).name
-        self._prefix = f'bess/{realm}/{self.client}'
+        self._realm, self._prefix = realm, f'bess/{realm}/{self.client}'
         self._config = _config(
             {'listen': {'endpoints': []},
              'connect': {'endpoints': [f'tls/{endpoint}'], 'timeout_ms': -1, 'exit_on_failure': False,
@@ -199,6 +214,25 @@ class LinkClient:
 
         False (and `done` is not called) while there is no session. Does not wait.
         """
+        return self._get(f'{self._prefix}/{op}', data, timeout_s, done)
+
+    def ask_why(self, timeout_s: float, told: Callable[[str], None]) -> bool:
+        """Why the other side does not answer, as far as it says so: `told(words)`, '' = it is silent; else as `ask`."""
+        def heard(data: bytes | None) -> None:
+            told('' if data is None else self._why(data))
+
+        return self._get(HELLO, b'', timeout_s, heard)
+
+    def _why(self, data: bytes) -> str:
+        try:
+            realm = decode_answer(data).body.get('realm')
+        except WireError as error:
+            return f'unreadable answer: {error}'
+        if realm != self._realm:
+            return f'the realm there is {realm!r}, not {self._realm!r}'
+        return f'permission denied: the other side has no client {self.client!r} (or too many questions were asked)'
+
+    def _get(self, key: str, data: bytes, timeout_s: float, done: Callable[[bytes | None], None]) -> bool:
         session = self._session
         if session is None or self._end.is_set():
             return False
@@ -212,7 +246,7 @@ class LinkClient:
             done(answers[0] if answers else None)
 
         try:
-            session.get(f'{self._prefix}/{op}', zenoh.handlers.Callback(on_reply, on_end), payload=data,
+            session.get(key, zenoh.handlers.Callback(on_reply, on_end), payload=data,
                         timeout=timeout_s, congestion_control=zenoh.CongestionControl.DROP)
         except zenoh.ZError:  # closed meanwhile; `on_end` is called by the handler's end
             return True

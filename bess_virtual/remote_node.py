@@ -14,6 +14,7 @@ from bess.msg import BatteryStatus
 from bess.srv import CancelSchedule, ListSchedule, Reserve, ScheduleAt, ScheduleSetCurrent, ScheduleSetPower
 from bess_core import qos
 from bess_core.convert import battery_from_msg
+from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.params import param
 from bess_core.values import BatteryReading, Quality, Severity, quality_of
@@ -76,11 +77,13 @@ class ZenohLink:
 
     def __init__(self, client: LinkClient, post: Callable[[Callable[[], None]], object]) -> None:
         self._client, self._post = client, post
+        self._why = ''  # what the other side says to one that it does not answer
+        self._asking_why = False
 
     @property
     def problem(self) -> str:
-        """Why nothing can be asked."""
-        return self._client.problem
+        """Why nothing can be asked, or is not answered."""
+        return self._client.problem or self._why
 
     def ask(self, op: str, ask: Ask, timeout_s: float, done: Callable[[Answer | None], None]) -> bool:
         """See `Link`."""
@@ -89,7 +92,20 @@ class ZenohLink:
                 answer = None if data is None else decode_answer(data)
             except WireError as error:
                 answer = Answer(error=f'{AGAIN} unreadable answer: {error}')
-            self._post(lambda: done(answer))
+            self._post(lambda: finished(answer))
+
+        def finished(answer: Answer | None) -> None:
+            if answer is not None:
+                self._why = ''
+            elif not self._asking_why:
+                self._asking_why = self._client.ask_why(timeout_s, hand_over)
+            done(answer)
+
+        def hand_over(why: str) -> None:  # thread of zenoh
+            self._post(lambda: told(why))
+
+        def told(why: str) -> None:
+            self._why, self._asking_why = why, False
 
         return self._client.ask(op, encode(ask), timeout_s, heard)
 
@@ -114,12 +130,14 @@ class RemoteScheduling(Scheduling):
             self._service(ScheduleAt, 'schedule_at', forward),
             self._service(Reserve, 'reserve', forward),
         ]
+        self.is_open = True
 
     def _service(self, kind: Any, op: str, forward: Callable[..., None]) -> Any:
         return self.node.create_deferred_service(kind, f'~/{op}', partial(forward, op, kind), qos_profile=qos.SERVICE)
 
     def close(self) -> None:
         """Take the services back."""
+        self.is_open = False
         for service in getattr(self, 'services', []):
             self.node.destroy_service(service)
         self.services = []
@@ -152,9 +170,11 @@ class RemoteNode(LogicalBatteryNode):
         self._owner_says: BatteryReading | None = None
         self._asked_at = -inf  # of the status question on its way
         self._waiting_status = False
-        self._heard_at = -inf  # answer of the owner
+        self._heard_at = -inf  # status of the owner
+        self._answered_at = -inf  # any answer of the owner, also a refusal to tell its status
         self._configured_at = self.clock.now()
         self._trouble = 'not asked yet'
+        self._denied = ''  # why the owner tells no status
         self._withdrawing = False
         self._file = self.ctx.state_dir / 'remote' / f'{self.get_name()}.json'
         self._outbox = Outbox(self._restore())
@@ -171,7 +191,7 @@ class RemoteNode(LogicalBatteryNode):
     def cleanup_battery(self) -> None:
         """End the link; whoever waits is told."""
         if getattr(self, '_link', None) is not None:
-            self._outbox.expire(inf)
+            self._outbox.expire(inf, 'the battery is shutting down')
             self._save()
             self._link.close()  # type: ignore[union-attr]
             self._link = None
@@ -188,9 +208,7 @@ class RemoteNode(LogicalBatteryNode):
     def _save(self) -> None:
         if self._outbox.changed:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_suffix('.tmp')
-            temporary.write_text(json.dumps({'withdraw': self._outbox.to_withdraw}))
-            temporary.replace(self._file)
+            replace_file(self._file, json.dumps({'withdraw': self._outbox.to_withdraw}))
             self._outbox.changed = False
 
     # -- status --------------------------------------------------------------------------------------
@@ -212,9 +230,15 @@ class RemoteNode(LogicalBatteryNode):
             return
         self._waiting_status = False
         now = self.clock.now()
+        if answer is not None and answer.boot:  # its clock, also from a refusal: requests may be allowed nevertheless
+            self._answered_at = now
+            self._owner.learn(answer.boot, answer.t, answer.wall, sent, now, self.clock.wall())
         if answer is None or answer.error or not answer.boot:
-            self._trouble = 'no answer' if answer is None else answer.error or 'an answer that is none'
+            self._denied = '' if answer is None or answer.error.startswith(AGAIN) else answer.error
+            self._trouble = (self._link.problem or 'no answer' if answer is None
+                             else answer.error or 'an answer that is none')
             self.changed()
+            self._pump()
             return
         try:
             message = message_of(BatteryStatus, answer.body.get('status', {}))
@@ -223,8 +247,7 @@ class RemoteNode(LogicalBatteryNode):
         except (WireError, KeyError, ValueError, TypeError) as error:
             self._trouble = f'unreadable status: {error}'
             return
-        self._heard_at, self._trouble = now, ''
-        self._owner.learn(answer.boot, answer.t, answer.wall, sent, now, self.clock.wall())
+        self._heard_at, self._trouble, self._denied = now, '', ''
         # The way there and back is added in full: what is shown is never younger than it is.
         reading.time = -inf if isnan(age) else sent - max(0.0, age)
         reading.newest = -inf if isnan(newest) else sent - max(0.0, newest)
@@ -241,13 +264,19 @@ class RemoteNode(LogicalBatteryNode):
 
     def _watch_link(self, now: float) -> None:
         silent = now - max(self._heard_at, self._configured_at)
-        text = f'the owner is silent for {silent:.1f} s ({self._trouble or "no answer"})'
-        self.set_fault(silent > self.params.max_age, 'remote.link', Severity.WARNING, text)
+        self.set_fault(silent > self.params.max_age, 'remote.link', Severity.WARNING, self._silence(now))
         owner = self._owner
         if owner.uncertainty < inf:
             off = abs(owner.offset) - owner.uncertainty
             self.set_fault(off > self.params.max_clock_offset, 'remote.clock', Severity.WARNING,
                            f'the clock of the owner is {owner.offset:+.1f} s ahead: schedules run by its clock')
+
+    def _silence(self, now: float) -> str:
+        """Why there is no status, in words."""
+        if self._denied:
+            return f'the owner tells no status: {self._denied}'
+        silent = now - max(self._heard_at, self._configured_at)
+        return f'the owner is silent for {silent:.1f} s ({self._trouble or "no answer"})'
 
     def measure(self, now: float) -> BatteryReading:
         """As the owner said last, with the age it has by now."""
@@ -256,8 +285,7 @@ class RemoteNode(LogicalBatteryNode):
         quality = Quality(max(self._last.quality, quality_of(age, p.max_age, p.invalid_after)))
         reasons = list(self._last.limit_reasons)
         if now - self._heard_at > p.max_age:
-            since = now - max(self._heard_at, self._configured_at)
-            reasons.insert(0, f'remote: the owner is silent for {since:.1f} s ({self._trouble or "no answer"})')
+            reasons.insert(0, f'remote: {self._silence(now)}')
         return replace(self._last, quality=quality, limit_reasons=reasons)
 
     def _tell_asked(self, reading: BatteryReading) -> None:
@@ -320,14 +348,10 @@ class RemoteNode(LogicalBatteryNode):
                     return
                 except WireError as unreadable:
                     error = f'unreadable answer: {unreadable}'
-            refused = kind.Response()
-            if not hasattr(refused, 'message'):
-                # A list or an instant has no field to say "unknown" in: no answer is honest, an empty one is not.
-                self.log.warning('question not answered', question=op, reason=error)
-                return
-            refused.message = f'remote: {error}'
-            if hasattr(refused, 'shortfall'):
-                refused.shortfall = nan
+            refused = kind.Response(message=f'remote: {error}')
+            for unknown in ('shortfall', 'power'):
+                if hasattr(refused, unknown):
+                    setattr(refused, unknown, nan)
             answer(refused)
 
         if self._link is None:
@@ -348,7 +372,7 @@ class RemoteNode(LogicalBatteryNode):
         if link is None:
             return
         now = self.clock.now()
-        self._outbox.expire(now)
+        self._outbox.expire(now, self._trouble)
         self._save()
         if not self._owner.boot:
             return  # its clock is not known yet
@@ -360,7 +384,7 @@ class RemoteNode(LogicalBatteryNode):
                 break
             self._outbox.sent(request)
         ids = self._outbox.to_withdraw[:100]
-        if ids and not self._withdrawing and now - self._heard_at < self.params.max_age:
+        if ids and not self._withdrawing and now - self._answered_at < self.params.max_age:
             self._withdrawing = link.ask('withdraw', self._order(now, 2.0, {'ids': ids}), 2.0,
                                          partial(self._guarded, self._on_withdrawn, ids))
 

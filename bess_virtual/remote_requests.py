@@ -9,7 +9,7 @@ the caller was told ("not accepted") is then true.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -32,6 +32,12 @@ class Pending:
     retry: float = RETRY_FIRST_S
     in_flight: bool = False
     trouble: str = ''
+    also: list[Callable[[dict[str, Any] | None, str], None]] = field(default_factory=list)
+
+    def finish(self, body: dict[str, Any] | None, error: str) -> None:
+        """Tell everybody who waits."""
+        for done in (self.done, *self.also):
+            done(body, error)
 
 
 class Outbox:
@@ -53,8 +59,12 @@ class Outbox:
 
     def add(self, request: Pending) -> str:
         """Take a request; '' or why not."""
-        if request.id in self._pending:
-            return f'request {request.id} is on its way already'
+        there = self._pending.get(request.id)
+        if there is not None:
+            if (there.op, there.body) != (request.op, request.body):
+                return f'another request with the id {request.id} is on its way already'
+            there.also.append(request.done)  # asked again by one who lost the answer
+            return ''
         if len(self._pending) >= self._limit:
             return f'{self._limit} requests wait for an answer already'
         self._pending[request.id] = request
@@ -87,7 +97,7 @@ class Outbox:
         if self._pending.pop(request.id, None) is request:
             if body is None and request.tries > 1:
                 self._withdraw_later(request)
-            request.done(body, error)
+            request.finish(body, error)
 
     def _withdraw_later(self, request: Pending) -> bool:
         """Have it withdrawn if it is of a kind that would go on to run."""
@@ -97,17 +107,17 @@ class Outbox:
         self.changed = True
         return True
 
-    def expire(self, now: float) -> None:
-        """Give up what is past its deadline."""
+    def expire(self, now: float, trouble: str = '') -> None:
+        """Give up what is past its deadline; `trouble`: of the link, for those that never got a try."""
         for request in [p for p in self._pending.values() if now >= p.deadline]:
             del self._pending[request.id]
-            why = request.trouble or 'no answer'
+            why = (trouble if not request.tries else request.trouble or trouble) or 'no answer'
             waited = f'given up after {request.deadline - request.asked:g} s ({why})'
             if request.tries and self._withdraw_later(request):
                 waited += '; should the owner have accepted it, it is withdrawn as soon as the link is back'
             elif request.tries:
                 waited += '; the owner may have acted on it'
-            request.done(None, waited)
+            request.finish(None, waited)
 
     def take_back(self, request_id: str) -> None:
         """The caller does not want this request any more: it is not sent again, and withdrawn if it was sent."""
@@ -116,7 +126,7 @@ class Outbox:
             del self._pending[request_id]
             if request.tries:
                 self._withdraw_later(request)
-            request.done(None, 'withdrawn by the one who made it')
+            request.finish(None, 'withdrawn by the one who made it')
 
     def withdrawn(self, ids: Iterable[str]) -> None:
         """The owner confirmed that these do not run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .remote_wire import AGAIN, Answer, Ask, WireError, decode_ask, encode, fiel
 TICK_S = 0.1
 READ_S = 2.0  # how long a question that changes nothing may take
 EXPIRY_DAYS = 14.0  # a certificate that ends sooner is a fault
+MOST_GONE = 1000  # cancelled events of one client that are remembered
 PENDING = 32  # questions of one client that wait for the battery
 
 
@@ -71,6 +73,7 @@ class RemoteServerNode(BessNode):
         self._boot = secrets.token_hex(8)
         self._doors = {name: Door(self, self.ctx.topic(name), self.clock) for name in p.batteries}
         self._remembered: dict[str, Remembered] = {c: Remembered() for c in p.clients}
+        self._gone: dict[str, OrderedDict[str, None]] = {c: OrderedDict() for c in p.clients}  # cancelled events
         self._waiting: dict[str, list[Done]] = {}  # the same request, asked again meanwhile
         self._pending = dict.fromkeys(p.clients, 0)
         self._refusals = Refusals(self.log, 'refused')
@@ -229,6 +232,10 @@ class RemoteServerNode(BessNode):
             own = self._own(client, answer['entries'])
             ids = own if wanted == 0 else [i for i in own if i == wanted]
             if not ids:
+                if f'{ask.battery}/{wanted}' in self._gone[client]:  # asked again: the answer was lost
+                    done(fields_of(CancelSchedule.Response(accepted=True,
+                                                           message=f'event {wanted} was cancelled before')), '')
+                    return
                 there = wanted != 0 and any(e['event_id'] == wanted for e in answer['entries'])
                 text = (f'event {wanted} was not asked for by {client}' if there else
                         'the schedule is empty' if wanted == 0 else f'there is no event {wanted}')
@@ -249,6 +256,11 @@ class RemoteServerNode(BessNode):
         def remember(answer: dict[str, Any] | None, error: str) -> None:
             if answer is not None:
                 memory.put(key, question, answer)
+            if answer is not None and answer['cancelled'] and wanted:
+                gone = self._gone[client]
+                gone[f'{ask.battery}/{wanted}'] = None
+                while len(gone) > MOST_GONE:
+                    gone.popitem(last=False)
             after(answer, error)
 
         done = remember

@@ -7,12 +7,14 @@ asked by a call, others by the service `~/reserve`, with the same rules: docs/sc
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bess.srv import Reserve
+from bess_core.calls import Call
 from bess_core.values import BatteryReading, Quality, Severity
 
 from .book import Book, Numbers, Promise, Turns
@@ -27,6 +29,7 @@ RENEW_S = 20.0  # how often an owner sends its plan again
 KEEP_S = 4 * RENEW_S  # how long a member keeps a plan that is not sent again
 RETRY_S = 2.0  # how soon after a plan that was not admitted
 TOLERANCE = 0.01  # by which a member's limit may have moved since its owner read it
+MOST_ASKED = 500  # questions of owners whose answers are remembered
 SOON_S = 5.0  # what begins later than this may use limits that are only reached later
 
 PREPARE, COMMIT, ABORT = Reserve.Request.PREPARE, Reserve.Request.COMMIT, Reserve.Request.ABORT
@@ -63,15 +66,6 @@ Done = Callable[[Answer], None]
 Prepared = Callable[[str, list[str], 'Token | None'], None]  # reason or '', forecasts of members, what is held
 
 
-class Pending(NamedTuple):
-    """A member in another process that has not answered yet."""
-
-    deadline: float  # site time s
-    client: Any
-    future: Any
-    done: Done
-
-
 class Reservations:
     """Book of one battery, and its questions to the members below."""
 
@@ -81,7 +75,8 @@ class Reservations:
         self.own = EMPTY  # plan of the own schedule
         self.plan = EMPTY  # what is asked of this battery: promises in force before the own schedule
         self._clients: dict[str, Any] = {}
-        self._pending: list[Pending] = []
+        # Questions of owners and their answers, or who waits for it.
+        self._asked: OrderedDict[tuple[int, str, int, bytes], Answer | list[Done]] = OrderedDict()
         self._renew_at = 0.0
         self._sent = False  # members hold a plan of this battery
         self.is_open = False
@@ -100,10 +95,8 @@ class Reservations:
 
     def give_up(self) -> None:
         """Answer what still waits for members, while it can be answered."""
-        while self._pending:
-            entry = self._pending.pop()
-            entry.client.remove_pending_request(entry.future)
-            entry.done(Answer(False, 'the battery is shutting down'))
+        for call in list(self.node.open_calls):
+            call.give_up('the battery is shutting down')
         self.is_open = False
 
     def close(self) -> None:
@@ -111,6 +104,7 @@ class Reservations:
         for client in self._clients.values():
             self.node.destroy_client(client)
         self._clients.clear()
+        self._asked.clear()
         self.book = Book()
         self.own = self.plan = EMPTY
 
@@ -133,8 +127,28 @@ class Reservations:
         except ValueError as error:
             done(Answer(False, str(error)))
             return
-        self.reserve(Ask(request.phase, request.owner, request.hold, plan, request.strict, request.hold_time,
-                         request.keep_time), done)
+        ask = Ask(request.phase, request.owner, request.hold, plan, request.strict, request.hold_time,
+                  request.keep_time)
+        # Asked again because the answer was lost: it is done once, and answered as before.
+        key = (ask.phase, ask.owner, ask.hold, b''.join(a.tobytes() for a in plan.arrays))  # NaN is not equal to NaN
+        before = self._asked.get(key)
+        if isinstance(before, list):
+            before.append(done)
+            return
+        if before is not None and (ask.phase != PREPARE or not before.accepted or self.book.knows(ask.owner, ask.hold)):
+            done(before)
+            return
+        waiting: list[Done] = [done]
+        self._asked[key] = waiting
+
+        def answered(given: Answer) -> None:
+            self._asked[key] = given
+            while len(self._asked) > MOST_ASKED:
+                self._asked.popitem(last=False)
+            for one in waiting:
+                one(given)
+
+        self.reserve(ask, answered)
 
     def reserve(self, ask: Ask, done: Done) -> None:
         """Answer a question of an owner, also one of this process."""
@@ -266,22 +280,22 @@ class Reservations:
                 done(Answer(False, 'it is not configured'))
             return
         client = self._clients.get(member)
-        if client is None or not client.service_is_ready():
+        if client is None or not (client.service_is_ready() or self._keeps_a_book(member)):
             done(self._by_status(member, ask))
             return
-        future = client.call_async(Reserve.Request(
-            phase=ask.phase, owner=ask.owner, hold=ask.hold, hold_time=ask.hold_time, keep_time=ask.keep_time,
-            strict=ask.strict, times=[float(t) for t in ask.plan.times], powers=[float(p) for p in ask.plan.powers]))
-        entry = Pending(self.node.clock.now() + ANSWER_S, client, future, done)
-        self._pending.append(entry)
-        future.add_done_callback(lambda f: self._heard(entry, f))
 
-    def _heard(self, entry: Pending, future: Any) -> None:
-        if entry not in self._pending:
-            return  # too late: it was given up
-        self._pending.remove(entry)
-        answer = future.result()
-        entry.done(Answer(answer.accepted, answer.message, answer.runs_out))
+        def heard(answer: Any, reason: str) -> None:
+            done(Answer(False, reason) if answer is None else Answer(answer.accepted, answer.message, answer.runs_out))
+
+        Call(self.node, client, Reserve.Request(
+            phase=ask.phase, owner=ask.owner, hold=ask.hold, hold_time=ask.hold_time, keep_time=ask.keep_time,
+            strict=ask.strict, times=[float(t) for t in ask.plan.times], powers=[float(p) for p in ask.plan.powers]),
+            ANSWER_S, heard)
+
+    def _keeps_a_book(self, member: str) -> bool:
+        """Whether the site file says that it is a logical battery: then it is waited for until it can be asked."""
+        site = self.node.ctx.site
+        return site is not None and any(n.name == member and n.role == 'battery' for n in site.nodes)
 
     def _by_status(self, member: str, ask: Ask) -> Answer:
         """A member that keeps no book (plain hardware) is judged by its last status; nothing is held there."""
@@ -340,11 +354,7 @@ class Reservations:
         self.prepare_below(plan, False, prepared)
 
     def tick(self, now: float) -> None:
-        """Time-outs, and the renewal of the own plan."""
-        for entry in [e for e in self._pending if e.deadline <= now]:
-            self._pending.remove(entry)
-            entry.client.remove_pending_request(entry.future)
-            entry.done(Answer(False, f'it does not answer within {ANSWER_S:g} s'))
+        """Plans that are over, and the renewal of the own plan."""
         if len(self.book):
             tokens, dropped = self.book.expire(now)
             for token in tokens:

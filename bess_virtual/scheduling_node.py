@@ -34,6 +34,7 @@ PRUNE_S = 60.0
 REMEMBER_S = 3600.0  # how long an ended request is kept, should the clock be put back
 LONGEST_ID, LONGEST_SOURCE = 128, 64
 MOST_IDS, MOST_WITHDRAWN = 100, 2000  # in one withdrawal; remembered
+MOST_GONE = 1000  # cancelled events that are remembered
 WITHDRAWN = 'the request was withdrawn by the one who made it'
 DEEP: QoSProfile = qos.SERVICE
 
@@ -62,6 +63,7 @@ class Scheduling(Reservations):
         self._waiting: dict[str, list[Callable[[Any], None]]] = {}  # by request id, while it is being admitted
         self._unsaved: set[int] = set()
         self._withdrawn: OrderedDict[str, None] = OrderedDict()  # ids that are refused from now on
+        self._gone: OrderedDict[int, None] = OrderedDict()  # events that were cancelled
         self._taken_back: set[int] = set()  # withdrawn, but not yet so on disk
         self.services: list[Any] = []
         self._lowest_wall: deque[tuple[float, float]] = deque()  # (site time, wall time) of the last hour
@@ -296,6 +298,9 @@ class Scheduling(Reservations):
             self._withdraw(list(request.request_ids), answer)
             return
         ids = self.schedule.ids(int(request.event_id))
+        if not ids and request.event_id in self._gone:  # asked again: the answer was lost
+            answer(CancelSchedule.Response(accepted=True, message=f'event {request.event_id} was cancelled before'))
+            return
         if not ids or committer is None:
             none = request.event_id == 0
             answer(CancelSchedule.Response(
@@ -309,6 +314,10 @@ class Scheduling(Reservations):
                 answer(CancelSchedule.Response(message=f'the cancellation could not be saved: {error}'))
                 return
             count = self.schedule.remove(ids)
+            for event_id in ids:
+                self._gone[event_id] = None
+            while len(self._gone) > MOST_GONE:
+                self._gone.popitem(last=False)
             self._own_changed()
             self.node.log.info('requests cancelled', event_id=int(request.event_id) or 'all', count=count)
             self.node.drive(self.node.clock.now())

@@ -14,7 +14,8 @@ from bess_core.values import BatteryReading, ConverterReading
 
 from .demand import Demand
 from .lead import LeadTimes
-from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams, SetpointSender
+from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams
+from .setpoint_sender_node import SetpointSender
 from .unit import Ages, UnitParams, dc_current_to_ac_power, limited, merge
 
 

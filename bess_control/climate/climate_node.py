@@ -21,6 +21,7 @@ from bess.msg import (
 from bess.srv import ForceClimate
 from bess_core import qos
 from bess_core.convert import site_time, stamp, wall_stamp
+from bess_core.leases import Numbers
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -94,7 +95,7 @@ class ClimateNode(BessNode):
         self._zones = {z.name: Zone(z) for z in profile.load(p.profile)}
         self._samples: dict[str, list[Sample]] = {}  # sensor -> values
         self._humidity: dict[str, float] = {}
-        self._sequence = 0
+        self._numbers = Numbers(self.clock.now())
         self._turn = 0
         self.last: dict[str, ZoneOutput] = {}
         self._shown = {n: self.create_publisher(ClimateZone, f'~/zone_{n}', qos.STATE) for n in self._zones}
@@ -210,18 +211,17 @@ class ClimateNode(BessNode):
         now, self._turn = self.clock.now(), self._turn + 1
         for module, turns in self._turns.items():
             zone, output, name = turns[self._turn % len(turns)]
-            self._sequence += 1
             message = OutputSetpoint(name=name, value=float(self.last[zone].outputs[output]), source=self.get_name(),
-                                     lease=max((2.0 + self._most) * self.params.period, 1.0), sequence=self._sequence)
+                                     lease=max((2.0 + self._most) * self.params.period, 1.0),
+                                     sequence=self._numbers.next())
             message.header.stamp = stamp(self.clock, now)
             self._orders[module].publish(message)
 
     def _tell_devices(self, zone: str, out: ZoneOutput, now: float) -> None:
         mode, target = device_order(self._zones[zone].params, out.outputs, ClimateMode[self.params.cooling.upper()])
         for device in self.params.devices.get(zone, ()):
-            self._sequence += 1
             message = ClimateSetpoint(mode=int(mode), temperature=float(target), source=self.get_name(),
-                                      lease=max(3.0 * self.params.period, 1.0), sequence=self._sequence)
+                                      lease=max(3.0 * self.params.period, 1.0), sequence=self._numbers.next())
             message.header.stamp = stamp(self.clock, now)
             self._told[device].publish(message)
 

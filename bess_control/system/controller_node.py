@@ -20,6 +20,7 @@ from std_srvs.srv import SetBool, Trigger
 from bess.msg import BatteryStatus, DecisionTrace, EmergencyStop, Event, PowerProposal, SystemState, TestState, TestStep
 from bess.srv import GetTestReport, RunTest, SetMode
 from bess_core import qos
+from bess_core.calls import Call
 from bess_core.convert import battery_from_msg, stamp, wall_stamp
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -284,7 +285,7 @@ class TestControllerNode(BessNode):
             if not client.service_is_ready():
                 self._fail(run, f'{client.srv_name} is not there')
                 return
-            client.call_async(request).add_done_callback(partial(self._answered, run, run.index))
+            Call(self, client, request, self.params.transition_time, partial(self._answered, run, run.index))
             self._withdraw()
         target = TRANSITIONS.get(step.kind)
         state = SiteState(self._system.state)
@@ -297,11 +298,12 @@ class TestControllerNode(BessNode):
         elif now - run.step_started > self.params.transition_time:
             self._fail(run, f'{step.text} not within {self.params.transition_time:g} s; the site is in {state.name}')
 
-    def _answered(self, run: Run, index: int, future: Any) -> None:
+    def _answered(self, run: Run, index: int, answer: Any, why: str) -> None:
         if self._run is not run or run.index != index:
             return
-        answer = future.result()
-        if not (answer.accepted if hasattr(answer, 'accepted') else answer.success):
+        if answer is None:
+            self._fail(run, why)
+        elif not (answer.accepted if hasattr(answer, 'accepted') else answer.success):
             self._fail(run, answer.message)
         run.answered = True
 
@@ -328,11 +330,18 @@ class TestControllerNode(BessNode):
         m.message = why or 'done'
         client = self._site_clients['mode']
         if restore and run.mode_changed and client.service_is_ready():
-            client.call_async(SetMode.Request(mode=run.mode))
+            self._restore_mode(run.mode)
         self._event('aborted' if why else 'done', f'test {run.id} by {run.by}: {m.message}', 1 if why else 0)
         self._marker.unlink(missing_ok=True)
         self._save(run)
         self._publish()
+
+    def _restore_mode(self, mode: str) -> None:
+        def done(answer: Any, why: str) -> None:
+            if answer is None or not answer.accepted:
+                self.log.error('the mode from before the test is not back', mode=mode, reason=why or answer.message)
+
+        Call(self, self._site_clients['mode'], SetMode.Request(mode=mode), self.params.transition_time, done)
 
     # -- a test whose process ended ----------------------------------------------------------------
 
@@ -356,7 +365,7 @@ class TestControllerNode(BessNode):
         if left.chosen is not None and (self._system.header.stamp.sec == 0 or not client.service_is_ready()):
             return  # later
         if left.chosen is not None and self._system.mode == ('' if left.chosen == 'none' else left.chosen):
-            client.call_async(SetMode.Request(mode=left.mode))
+            self._restore_mode(left.mode)
         self._left = None
         self._marker.unlink(missing_ok=True)
         self._event('aborted', f'test {left.id} by {left.by}: its process ended', 1)

@@ -62,7 +62,7 @@ class SystemNode(BessNode):
         self._count = ChargeCount()
         self._state: SystemState | None = None
         self._soc = self._soh = nan
-        self._last = self._saved = self.clock.now()
+        self._last = self._saved_at = self.clock.now()
         self._boot = boot_time(_text('/proc/stat'))
         self._serial = self.params.serial or _text('/sys/firmware/devicetree/base/serial-number').strip('\0\n')
         self._busy = False
@@ -114,8 +114,8 @@ class SystemNode(BessNode):
         self.progress += 1
         self._record.step(now - self._last, self._state is not None and self._state.state == SiteState.SLEEP)
         self._last = now
-        if now - self._saved >= SAVE_S:
-            self._saved = now
+        if now - self._saved_at >= SAVE_S:
+            self._saved_at = now
             self._save()
         self._info.publish(self._message())
 

@@ -132,7 +132,7 @@ def _change(session: Session, site: str, args: argparse.Namespace) -> int:
         request.parent = '' if args.to == 'none' else args.to
     request.revision = _listed(session, site).revision if args.revision is None else args.revision
     answer = session.call(f'{site}/batteries/{args.verb}', ChangeBattery, request,
-                          deadline_s=max(WAIT_S, args.timeout))
+                          deadline_s=max(WAIT_S, args.timeout), again=True)
     return accepted(answer.accepted, f'{site}: {answer.message}', json_values={
         'site': site, 'accepted': answer.accepted, 'revision': answer.revision,
         'message': answer.message} if args.json else None)

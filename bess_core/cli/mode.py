@@ -55,15 +55,15 @@ def _order(session: Session, site: str, args: argparse.Namespace) -> tuple[bool,
     from bess.srv import SetMode
 
     if args.mode in ('start', 'stop'):
-        answer = session.call(f'{site}/site/{args.mode}', Trigger, Trigger.Request())
+        answer = session.call(f'{site}/site/{args.mode}', Trigger, Trigger.Request(), again=True)
         return answer.success, answer.message
     if args.mode == 'maintenance':
         answer = session.call(f'{site}/site/set_maintenance', SetBool,
-                              SetBool.Request(data=args.switch == 'on'))
+                              SetBool.Request(data=args.switch == 'on'), again=True)
         return answer.success, answer.message
     answer = session.call(f'{site}/site/set_mode', SetMode, SetMode.Request(
         mode=args.mode, action={'': SetMode.Request.SELECT, 'on': SetMode.Request.ADD,
-                                'off': SetMode.Request.REMOVE}[args.switch]))
+                                'off': SetMode.Request.REMOVE}[args.switch]), again=True)
     message = answer.message or ('accepted' if answer.accepted else 'refused')
     missing = [] if answer.accepted else [m for m in answer.available if m not in message]
     return answer.accepted, message + (f'; available: {", ".join(answer.available)}' if missing else '')

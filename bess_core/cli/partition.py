@@ -120,9 +120,10 @@ def _list(session: Session, args: argparse.Namespace) -> int:
 
 
 def _change(session: Session, args: argparse.Namespace) -> int:
-    from bess.srv import AddChild, RemoveChild, ResizeChild
+    from bess.srv import AddChild, GetLedgers, RemoveChild, ResizeChild
 
     name = session.full_name(args.name, args.site)
+    look = f'{name}/get_ledgers', GetLedgers
     given = {field: getattr(args, word) if getattr(args, word) is not None else args.share for word, field in SHARES}
     promises = {'promised_charge_power': args.promise_charge, 'promised_discharge_power': args.promise_discharge}
     if args.action == 'add':
@@ -130,16 +131,16 @@ def _change(session: Session, args: argparse.Namespace) -> int:
             raise CliError('give --share, or all of --energy, --charge and --discharge', 2)
         request = AddChild.Request(name=args.child, donor=args.begin, **given,
                                    **{k: v or 0.0 for k, v in promises.items()})
-        answer = session.call(f'{name}/add_child', AddChild, request)
+        answer = session.call(f'{name}/add_child', AddChild, request, after=look)
     elif args.action == 'resize':
         values = {k: nan if v is None else v for k, v in (given | promises).items()}
         if all(isnan(v) for v in values.values()):
             raise CliError('nothing to change: give --share, --energy, --charge, --discharge or a promise', 2)
         answer = session.call(f'{name}/resize_child', ResizeChild,
-                              ResizeChild.Request(name=args.child, partner=args.begin, **values))
+                              ResizeChild.Request(name=args.child, partner=args.begin, **values), after=look)
     else:
         answer = session.call(f'{name}/remove_child', RemoveChild,
-                              RemoveChild.Request(name=args.child, heir=args.to, force=args.force))
+                              RemoveChild.Request(name=args.child, heir=args.to, force=args.force), after=look)
     text = f'{name}: {answer.message}' if answer.accepted else f'{name}: refused: {answer.message}'
     values = {'partition': name, 'child': args.child, 'accepted': answer.accepted, 'message': answer.message}
     return accepted(answer.accepted, text, json_values=values if args.json else None)

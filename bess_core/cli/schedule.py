@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import time
 from typing import Any
 
@@ -110,10 +111,11 @@ def _set(args: argparse.Namespace, value: float, start: float, end: float) -> in
         kind = ScheduleSetPower if is_power else ScheduleSetCurrent
         # "now" is a zero stamp: the battery's own now, whatever is put right on its clock later.
         request = kind.Request(start=wall_stamp(0.0 if args.start == 'now' else start), end=wall_stamp(end),
-                               strict=args.strict, request_id=args.id, source='bess schedule')
+                               strict=args.strict,
+                               request_id=args.id or f'cli-{secrets.token_hex(6)}', source='bess schedule')
         setattr(request, 'power' if is_power else 'current', float(value))
         answer = session.call(f'{battery}/schedule_set_{"power" if is_power else "current"}', kind, request,
-                              longer_s=OWNER_S)
+                              longer_s=OWNER_S, again=True)
     unit = 'W' if is_power else 'A'
     hint = f'; {answer.message}' if answer.message else ''
     text = (f'{battery}: event {answer.event_id}: {amount(value, unit)} from {words.local(start)} to '
@@ -141,7 +143,7 @@ def _cancel(args: argparse.Namespace, event: int) -> int:
         battery = _battery(session, args)
         answer = session.call(f'{battery}/cancel_schedule', CancelSchedule,
                               CancelSchedule.Request(event_id=event, request_ids=[args.id] if args.id else []),
-                              longer_s=OWNER_S)
+                              longer_s=OWNER_S, again=True)
     text = f'{battery}: {answer.message or "cancelled"} ({answer.cancelled} cancelled)'
     values = {'battery': battery, 'accepted': answer.accepted, 'cancelled': answer.cancelled,
               'message': answer.message}
@@ -157,6 +159,8 @@ def _at(args: argparse.Namespace, at: float) -> int:
         battery = _battery(session, args)
         answer = session.call(f'{battery}/schedule_at', ScheduleAt, ScheduleAt.Request(at=wall_stamp(at)),
                               longer_s=OWNER_S)
+    if answer.message:
+        return _unknown(battery, answer.message, args)
     unit = 'W' if answer.is_power else 'A'
     until = answer.until.sec + answer.until.nanosec * 1e-9
     if args.json:
@@ -179,6 +183,8 @@ def _list(args: argparse.Namespace) -> int:
 
         battery = _battery(session, args)
         answer = session.call(f'{battery}/list_schedule', ListSchedule, ListSchedule.Request(), longer_s=OWNER_S)
+    if answer.message:
+        return _unknown(battery, answer.message, args)
     entries = [plain(e) for e in answer.entries]
     if args.json:
         print_json({'battery': battery, 'entries': entries})
@@ -193,8 +199,13 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _unknown(battery: str, why: str, args: argparse.Namespace) -> int:
+    return accepted(False, f'{battery}: not known: {why}', json_values={
+        'battery': battery, 'accepted': False, 'message': why} if args.json else None)
+
+
 def amount(value: float, unit: str) -> str:
     """`charge 1500 W`, `discharge 10 A`, `rest (0 W)`."""
     if value == 0.0:
         return f'rest (0 {unit})'
-    return f'{"charge" if value > 0 else "discharge"} {abs(value):g} {unit}'
+    return f'{"charge" if value > 0 else "discharge"} {abs(value):.15g} {unit}'

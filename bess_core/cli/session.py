@@ -22,6 +22,8 @@ TIMEOUT_S = 5.0
 QUIET_S = 0.5  # the graph is taken for complete when nothing new came for so long
 DISCOVERY_S = 15.0  # how much longer a site that is known to run is waited for
 LOOK_S = 0.1  # period of looks at the graph
+AGAIN_S = 1.0  # from a question without an answer to the next one
+READS = re.compile(r'Get|List|Query|ScheduleAt$|EnergyStatement$')  # services that change nothing
 SHOWN = 8  # names offered in an error
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
 _HIDDEN_SERVICE = 'type_description_interfaces/srv/GetTypeDescription'
@@ -53,6 +55,8 @@ def add_command(commands: Any, name: str, short: str, text: str | None, examples
             print(f'bess {name}: {error}', file=sys.stderr)
             return error.code
 
+    # `--power -4kW`: a value, not an option; no option of ours begins with a digit.
+    parser._negative_number_matcher = re.compile(r'^-\.?\d')
     parser.set_defaults(run=guarded, parser=parser)
     return parser
 
@@ -255,10 +259,15 @@ class Session:
     # -- calls
 
     def call(self, service: str, kind: Any, request: Any, *, deadline_s: float | None = None,
-             longer_s: float = 0.0) -> Any:
+             longer_s: float = 0.0, again: bool = False,
+             after: tuple[str, Any] | None = None) -> Any:
         """Answer of a service; `longer_s`: how much longer than for the service its answer is waited for.
 
-        Raises `CliError` when it is not there or does not answer in time."""
+        `again`: doing it twice changes nothing. Then, and for what only reads, it is asked again while there is no
+        answer: a server that has not found the client yet loses its answers. `after`: for what must not be done twice,
+        a service (name, type) of the same node that only reads. It is asked until it answers; by then the node has also
+        found the client that was made before, because the middleware announces clients in their order. Raises
+        `CliError` when the service is not there or does not answer in time."""
         from .. import qos
 
         wait = self.timeout if deadline_s is None else deadline_s
@@ -266,11 +275,23 @@ class Session:
         client = self.node.create_client(kind, service, qos_profile=qos.SERVICE)
         try:
             if self.until(client.service_is_ready, wait):
-                future = client.call_async(request)
-                if not self.until(future.done, wait + longer_s):
-                    client.remove_pending_request(future)
-                    raise CliError(f'{service}: no answer within {wait + longer_s:g} s')
-                return future.result()
+                if after is not None:
+                    self.call(after[0], after[1], after[1].Request(), deadline_s=wait)
+                futures: list[Any] = []
+                repeat = again or READS.match(kind.__name__) is not None
+                asked = float('-inf')
+
+                def answered() -> bool:
+                    nonlocal asked
+                    now = time.monotonic()
+                    if not futures or (repeat and now - asked >= AGAIN_S):
+                        asked = now
+                        futures.append(client.call_async(request))
+                    return any(f.done() for f in futures)
+
+                if self.until(answered, wait + longer_s):
+                    return next(f for f in futures if f.done()).result()
+                raise CliError(f'{service}: no answer within {wait + longer_s:g} s')
         finally:
             self.node.destroy_client(client)
         # Without our own client the graph shows what the others offer.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import getpass
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -59,8 +58,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--node', default='test', help='name of the test controller (default: %(default)s)')
     add_site(parser)
     add_json(parser, 'the report as JSON')
-    # "-1000" is a power, not an option.
-    parser._negative_number_matcher = re.compile(r'^-\d+(\.\d*)?$')
 
 
 def steps_of(what: str, values: Sequence[str], length: float) -> list[str]:

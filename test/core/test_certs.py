@@ -97,3 +97,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert main(['certs', *words]) == 2
     assert main(['certs', 'issue', str(tmp_path / 'none'), 'x', '--client']) == 1
     assert main(['certs', 'list', str(tmp_path / 'none')]) == 1
+
+
+def test_a_folder_without_an_authority_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(certs.CertificateProblem, match=r'no authority in .*none; `bess certs init .*none` makes one'):
+        certs.issue(tmp_path / 'none', 'anna', 'client')
+    with pytest.raises(certs.CertificateProblem, match=r'anna\.pem: No such file or directory$'):
+        certs.load(certs.pair(tmp_path, 'anna'))

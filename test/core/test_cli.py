@@ -722,6 +722,40 @@ def test_call(bess: Any) -> None:
     assert mute.code == 1 and 'no answer within 0.3 s' in mute.err
 
 
+def test_an_answer_that_was_lost_is_asked_for_again(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has not found the client yet loses its answers."""
+    from rclpy.task import Future
+
+    from bess.srv import ListSchedule, ScheduleSetPower
+    from bess_core.cli import session as module
+
+    monkeypatch.setattr(module, 'AGAIN_S', 0.1)
+    asked: list[Any] = []
+
+    class Lossy:
+        """Client whose first two requests are never answered."""
+
+        def __init__(self, client: Any) -> None:
+            self.client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.client, name)
+
+        def call_async(self, request: Any) -> Any:
+            asked.append(request)
+            return Future() if len(asked) < 3 else self.client.call_async(request)
+
+    make = opened.node.create_client
+    monkeypatch.setattr(opened.node, 'create_client', lambda *a, **k: Lossy(make(*a, **k)))
+    monkeypatch.setattr(opened.node, 'destroy_client', lambda client: None)
+    assert opened.call('/home/house/list_schedule', ListSchedule, ListSchedule.Request()) is not None
+    assert len(asked) == 3
+    asked.clear()
+    with pytest.raises(module.CliError, match='no answer'):  # what may do something twice is asked once
+        opened.call('/home/house/schedule_set_power', ScheduleSetPower, ScheduleSetPower.Request(), deadline_s=0.5)
+    assert len(asked) == 1
+
+
 def test_a_second_site_must_be_named(bess: Any, opened: Any) -> None:
     from bess.msg import SystemState
 
@@ -817,8 +851,9 @@ def serve() -> None:
         state = node.create_publisher(SystemState, 'system_state', qos.STATE)
         now = SystemState(state=SystemState.RUN, cause='test', mode='self_consumption')
         state.publish(now)
+        # What the state was before has the same type on another topic, and is heard by who comes late, too.
         history = node.create_publisher(SystemState, 'site_transitions', qos.TRANSITIONS)
-        history.publish(SystemState(state=SystemState.RUN, cause='test', mode='older'))  # a mode was chosen since
+        history.publish(SystemState(state=SystemState.INIT, cause='long ago', mode='none'))
         battery = node.create_publisher(BatteryStatus, 'house/status', qos.MEASUREMENT)
         meter = node.create_publisher(MeterStatus, 'meter/status', qos.MEASUREMENT)
         cells = node.create_publisher(CellArray, 'bms_a/cells', qos.MEASUREMENT)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from bess_core.site import known_types, load
+from bess_core.site import SiteError, known_types, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = ['README.md', 'CHANGELOG.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))]
@@ -181,6 +182,31 @@ def test_links_between_the_pages_lead_somewhere(page: str) -> None:
 def test_files_named_in_the_pages_exist(page: str) -> None:
     for name in FILES.findall((ROOT / page).read_text(encoding='utf-8')):
         assert (ROOT / name).exists(), f'{page}: {name}'
+
+
+@pytest.mark.parametrize('file', sorted((ROOT / 'config' / 'sites').glob('*.yaml')), ids=lambda f: f.stem)
+def test_the_sites_that_are_shipped_are_right(file: Path, tmp_path: Path) -> None:
+    assert load(file, variables={'state': str(tmp_path)}, check_simulation=True).nodes
+
+
+@pytest.mark.parametrize('page', [p for p in PAGES if '/' in p])
+def test_nodes_in_the_pages_are_as_a_site_file_has_them(page: str, tmp_path: Path) -> None:
+    """Parts of site files, without the nodes that stand elsewhere: mappings, known types, known parameters."""
+    types = known_types()
+    text = (ROOT / page).read_text(encoding='utf-8')
+    for block in re.findall(r'^```yaml\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
+        values = yaml.safe_load(block)
+        assert not (isinstance(values, list) and any('type' in v for v in values if isinstance(v, dict))), block
+        nodes = values.get('nodes', values) if isinstance(values, dict) else {}
+        nodes = {k: v for k, v in nodes.items() if isinstance(v, dict) and v.get('type') in types}
+        file = tmp_path / 'part.yaml'
+        file.write_text(yaml.safe_dump({'site': {'name': 'part'}, 'nodes': nodes}))
+        try:
+            if nodes:
+                load(file, variables={'state': str(tmp_path)})
+        except SiteError as error:
+            elsewhere = (': no node ', 'no such ', ' is missing')
+            assert not [m for m in error.messages if not any(t in m for t in elsewhere)], block
 
 
 def test_the_change_to_a_real_house_is_the_one_in_the_readme(tmp_path: Path) -> None:

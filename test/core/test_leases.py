@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bess_core.leases import LeaseHolder
+from bess_core.leases import LeaseHolder, Numbers
 
 offers = st.lists(st.tuples(
     st.sampled_from(['a', 'b', 'c']), st.floats(-1e6, 1e6), st.integers(-1000, 100_000).map(lambda ms: ms / 1e3),
@@ -96,3 +96,17 @@ def test_a_stamp_of_the_future_gives_no_longer_lease() -> None:
     assert holder.offer(1.0, 2.0, 'a', 10.0, given=1000.0) == ''
     assert holder.current(11.9) is not None
     assert holder.current(12.0) is None
+
+
+@given(st.floats(0.0, 1e8), st.floats(0.0, 60.0), st.integers(1, 1000))
+def test_a_sender_that_starts_anew_is_heard_at_once_and_its_former_life_no_more(
+        start: float, pause: float, orders: int) -> None:
+    assume(pause * 1e6 > orders + 1)  # nobody sends a million orders per s
+    holder, former, fresh = LeaseHolder(), Numbers(start), Numbers(start + pause)
+    for _ in range(orders):
+        number = former.next()
+        assert holder.offer(1.0, 60.0, 'partition', 0.0, sequence=number) == ''
+    assert holder.offer(2.0, 60.0, 'partition', 0.0, sequence=fresh.next()) == ''
+    assert 'is not above the last one' in holder.offer(1.0, 60.0, 'partition', 0.0, sequence=former.next())
+    order = holder.current(0.0)
+    assert order is not None and order.power == 2.0

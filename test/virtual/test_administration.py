@@ -18,6 +18,7 @@ from bess_core.administrator import Administrator, hosts
 from bess_core.container import Container
 from bess_core.convert import stamp, wall_stamp
 from bess_virtual.aggregate_node import AggregateNode
+from bess_virtual.setpoint_sender_node import SetpointSender
 
 SITE = """
 site: {name: site, heartbeat: 0.1}
@@ -98,6 +99,45 @@ def world(runtime: Any, tmp_path: Path, example: Path) -> Iterator[World]:
     made = World(runtime, tmp_path)
     yield made
     made.close()
+
+
+def test_a_change_whose_answer_was_lost_is_made_once_and_answered_again(world: World) -> None:
+    request = ChangeBattery.Request(name='home', type='aggregate', members=['c', 'd'], author='test')
+    futures = [world.start(ChangeBattery, 'batteries/create', request) for _ in range(2)]
+    world.wait(lambda: all(f.done() for f in futures), 'both answers')
+    later = world.call(ChangeBattery, 'batteries/create', request)
+    answers = [*(f.result() for f in futures), later]
+    assert all(a.accepted and a.revision == 1 for a in answers), answers
+    assert len({a.message for a in answers}) == 1 and world.revision == 1
+    other = world.call(ChangeBattery, 'batteries/create', ChangeBattery.Request(
+        name='home', type='aggregate', members=['c'], author='test'))
+    assert not other.accepted, 'another change for the same revision is a conflict'
+
+
+def test_who_is_made_anew_is_heard_by_what_it_commands_at_once(world: World) -> None:
+    """The lease that the former one held does not stand in the way: its numbers go on."""
+    for k in range(2):
+        answer = world.change('create', 'home', type='aggregate', members=['c', 'd'], parameters='lease: 30.0')
+        assert answer.accepted, answer.message
+        world.wait(lambda: world.node('home').reading.quality == 0, 'it measures')
+        world.schedule('home', 1000.0, 0.0, 600.0)
+        world.wait(lambda: world.current('c') + world.current('d') == pytest.approx(20.0),
+                   lambda: f'{k}: {world.node("c").reading} {world.node("c").order()}', 5.0)
+        if k == 0:
+            assert world.change('destroy', 'home', force=True).accepted
+
+
+def test_a_new_life_of_a_sender_is_heard_while_the_lease_of_the_former_lasts(world: World) -> None:
+    battery, clock = world.node('c'), world.container.clock
+    for power in (500.0, 700.0):
+        sender = SetpointSender(world.administrator, 'c', 30.0)
+        world.wait(lambda sender=sender: sender._publisher.get_subscription_count(), 'c listens')
+        for _ in range(3):
+            sender.send(power, nan, clock.now())
+        world.wait(lambda power=power: battery.order() is not None and battery.order().power == power,
+                   lambda: f'{battery.order()}', 5.0)
+        assert battery.order().expires - clock.now() > 20.0
+        sender.close()
 
 
 def test_create_use_restart_destroy(world: World) -> None:

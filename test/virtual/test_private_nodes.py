@@ -117,7 +117,8 @@ def test_the_sum_of_day_schedules_runs_on_the_shared_battery(graph: Any, pki: Pa
     assert (said['state'], said['included'], said['households']) == ('applied', True, 3)
     assert not total.household('dan', lambda s: s.result(epoch))['included']
     late = total.household('dan', lambda s: s.submit(epoch, [0.0] * 4))
-    assert isinstance(late, PrivateError) and 'too late' in str(late)
+    assert isinstance(late, PrivateError) and str(late).startswith('helper: too late')
+    assert 'withdrawn' not in str(late), 'nothing was sent that could be taken back'
 
     # What is on the disks of the servers: no single value, no share, and the sum at the collector only.
     stored = [json.loads((ctx.state_dir / 'private' / n / f'{epoch}.json').read_text())
@@ -228,10 +229,12 @@ def test_from_the_command_line(graph: Any, pki: Path, tmp_path: Path, capsys: py
     command('submit', str(day), '--json', '--epoch', str(total.epoch()))
     assert codes == [0]
     said = json.loads(capsys.readouterr().out)
+    command('result', str(said['epoch']))
+    assert f'open (submitted as {said["submission"]})' in capsys.readouterr().out
     command('withdraw', str(said['epoch']), '--id', said['submission'])
     assert codes == [0]
     command('result', str(said['epoch']))
-    assert 'without this household' in capsys.readouterr().out
+    assert 'open (nothing of this household)' in capsys.readouterr().out
     command('terms')
     assert codes == [0] and 'minimum 3' in capsys.readouterr().out
     for words in (('submit', str(tmp_path / 'none')), ('submit', str(day), '--minimum', '9'), ('result', 'x')):

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_site import CELL, Client, Owner, Wire, make_pki
+from remote_site import CELL, TICK, Client, Owner, Wire, make_pki
 from ros_domain import claim_domain
 
 from bess.msg import BatteryStatus, PowerSetpoint
-from bess.srv import ScheduleSetPower
+from bess.srv import ListSchedule, ScheduleAt, ScheduleSetPower
 from bess_core import certs, qos
 from bess_core.convert import battery_to_msg
 from bess_core.params import ParameterError, build
 from bess_core.values import Quality
+from bess_virtual.aggregate_node import AggregateNode
 from bess_virtual.remote_link import LinkClient, LinkError, Tls
 from bess_virtual.remote_node import RemoteParams
 from bess_virtual.remote_ros_node import _OtherDomain
@@ -42,8 +43,8 @@ def wire(pki: Path) -> Iterator[list[Wire]]:
         w.close()
 
 
-def faults(node: Any) -> set[str]:
-    return {r.id for r in node.faults.records if r.active}
+def faults(node: Any) -> dict[str, str]:
+    return {r.id: r.text for r in node.faults.records if r.active}
 
 
 def test_a_battery_of_another_site_keeps_the_whole_contract(graph: Any, pki: Path) -> None:
@@ -84,17 +85,26 @@ def test_permissions_hold_per_client_and_battery_and_refusals_say_why(graph: Any
     mine = alice.schedule(500.0, 60.0, 600.0)
     assert mine.accepted
     answer = bob.schedule(-500.0, 0.0, 600.0)
-    assert not answer.accepted and 'bob lacks the permission schedule on house' in answer.message
-    assert 'lacks the permission' in bob.cancel(mine.event_id).message
+    denied = "permission denied: needs 'schedule' on battery house (bob has read)"
+    assert not answer.accepted and answer.message == f'remote: {denied}'
+    assert denied in bob.cancel(mine.event_id).message
     assert len(bob.list()) == 1  # reading is allowed
     bob.ask(800.0)
-    graph.wait(lambda: 'remote.refused' in faults(bob.node), 'refused order')
+    graph.wait(lambda: "needs 'setpoint' on battery house" in faults(bob.node).get('remote.refused', ''),
+               'refused order')
     assert owner.cell.power == 0.0 and [e.event_id for e in owner.list()] == [mine.event_id]
 
-    # Rights are by certificate: carol's is of the same authority but not listed, so the link lets nothing through.
-    carol = Client.over_tls(graph, pki, 'carol', owner.port)
-    graph.wait(lambda: 'remote.link' in faults(carol.node), 'carol hears nothing')
+    # Rights are by certificate: carol's is of the same authority but not listed, so the link lets nothing through but
+    # the reason.
+    carol = Client.over_tls(graph, pki, 'carol', owner.port, request_timeout=1.0)
+    unknown = "permission denied: the other side has no client 'carol'"
+    graph.wait(lambda: unknown in faults(carol.node).get('remote.link', ''), 'carol is told why')
     assert carol.node.reading.quality == Quality.INVALID
+    answer = carol.schedule(-500.0, 0.0, 600.0)
+    assert not answer.accepted and unknown in answer.message
+    assert unknown in graph.call(ListSchedule, f'/{carol.site}/far/list_schedule').message
+    assert unknown in graph.call(ScheduleAt, f'/{carol.site}/far/schedule_at').message
+    assert [e.event_id for e in owner.list()] == [mine.event_id]
     # A client that asks under the name of another is not let through either.
     thief = LinkClient(f'localhost:{owner.port}', 'site', Tls(pki / 'ca.pem', certs.pair(pki, 'bob')))
     thief._prefix = 'bess/site/alice'
@@ -110,6 +120,46 @@ def test_permissions_hold_per_client_and_battery_and_refusals_say_why(graph: Any
     graph.wait(lambda: heard, 'end of the question')
     assert heard == [None]
     thief.close()
+
+
+@pytest.mark.parametrize('way', ['tls', 'ros'])
+def test_a_battery_made_of_remote_ones_is_admitted_by_their_owners_and_runs(graph: Any, pki: Path, way: str) -> None:
+    owner = Owner(graph, pki, {'alice': ALL})
+    far = (Client.over_tls(graph, pki, 'alice', owner.port) if way == 'tls'
+           else Client(graph, 'site_ros', topic='/site/house')).wait_up()
+    street = graph.add(AggregateNode, 'street', {'members': ['far'], **TICK}, far.ctx)
+    graph.up(street)
+    graph.wait(lambda: street.reading.quality == Quality.OK, 'the street measures')
+
+    def schedule(power: float, start: float, end: float) -> Any:
+        return graph.call(ScheduleSetPower, f'/{far.site}/street/schedule_set_power', far.request(power, start, end))
+
+    assert schedule(-700.0, 0.0, 60.0).accepted
+    graph.wait(lambda: owner.cell.power == pytest.approx(-700.0), 'it runs at the owner')
+    assert owner.battery.scheduling.book.promised().at(graph.clock.wall() + 30.0) == pytest.approx(-700.0)
+    mine = owner.graph.call(ScheduleSetPower, 'house/schedule_set_power', far.request(100.0, 200.0, 300.0))
+    assert mine.accepted
+    refused = schedule(500.0, 250.0, 260.0)
+    assert not refused.accepted and 'far: its own schedule' in refused.message, refused.message
+
+
+def test_who_may_schedule_but_not_read_can_schedule_and_is_told_what_is_denied(graph: Any, pki: Path) -> None:
+    owner = Owner(graph, pki, {'bob': {'house': ['schedule']}})
+    bob = Client.over_tls(graph, pki, 'bob', owner.port)
+    denied = "permission denied: needs 'read' on battery house (bob has schedule)"
+    graph.wait(lambda: denied in faults(bob.node).get('remote.link', ''), 'why there is no status')
+    graph.wait(lambda: denied in ' '.join(bob.node.reading.limit_reasons), 'and in the status')
+    answer = bob.schedule(-500.0, 60.0, 600.0)
+    assert answer.accepted, answer.message
+    assert [e.event_id for e in owner.list()] == [answer.event_id]
+    answer = graph.call(ListSchedule, f'/{bob.site}/far/list_schedule')
+    assert answer.message == f'remote: {denied}' and not answer.entries
+
+
+def test_another_realm_is_named(graph: Any, pki: Path) -> None:
+    owner = Owner(graph, pki, {'alice': ALL}, realm='elsewhere')
+    far = Client.over_tls(graph, pki, 'alice', owner.port)
+    graph.wait(lambda: "the realm there is 'elsewhere', not 'site'" in faults(far.node).get('remote.link', ''), 'why')
 
 
 def test_a_client_takes_back_only_what_it_asked_for(graph: Any, pki: Path) -> None:
@@ -304,7 +354,7 @@ def test_one_client_that_floods_or_sends_rubbish_does_not_stall_another(graph: A
     graph.wait(lambda: len(heard) == 4 * len(rubbish), 'an end of every question')
     errors = [decode_answer(h).error for h in heard if h is not None]
     assert errors and all(errors)
-    assert 'not JSON' in ' '.join(errors) and 'no battery' in ' '.join(errors)
+    assert 'not JSON' in ' '.join(errors) and 'no rights on a battery' in ' '.join(errors)
 
     end = threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import inf, isnan, nan
 from typing import Any
 
@@ -158,7 +159,8 @@ def test_a_request_is_sent_again_until_it_is_answered_or_too_late() -> None:
     done: list[Any] = []
     box = Outbox()
     request = pending(done)
-    assert box.add(request) == '' and 'on its way' in box.add(pending(done))
+    other = replace(pending(done), body={'power': 2.0})
+    assert box.add(request) == '' and 'on its way' in box.add(other)
     now = 0.0
     times = []
     while not done:
@@ -199,6 +201,25 @@ def test_what_was_never_sent_needs_no_withdrawal() -> None:
     assert done[0][1] == 'given up after 5 s (no answer)' and box.to_withdraw == ['old']
     box.withdrawn(['old', 'unknown'])
     assert box.to_withdraw == []
+
+
+def test_who_asks_again_gets_the_answer_of_the_first() -> None:
+    first: list[Any] = []
+    second: list[Any] = []
+    box = Outbox()
+    assert box.add(pending(first)) == '' and box.add(pending(second)) == '' and len(box) == 1
+    (request,) = box.due(0.0)
+    box.sent(request)
+    box.answered(request, {'accepted': True}, '')
+    assert first == second == [({'accepted': True}, '')] and len(box) == 0
+
+
+def test_why_nothing_could_be_sent_is_said() -> None:
+    done: list[Any] = []
+    box = Outbox()
+    box.add(pending(done))
+    box.expire(5.0, 'permission denied')
+    assert done == [(None, 'given up after 5 s (permission denied)')]
 
 
 def test_requests_are_bounded() -> None:

@@ -141,6 +141,40 @@ def test_a_dead_coordinator_leaves_nothing_behind(graph: Any, stack: Stack) -> N
     assert stack.ask('all', 800.0, 150.0, 160.0).accepted
 
 
+def test_a_question_whose_answer_was_lost_is_acted_on_once(graph: Any, stack: Stack) -> None:
+    wall, book = graph.clock.wall(), stack.units[0].scheduling.book
+    plan = {'times': [wall + 100.0, wall + 200.0], 'powers': [500.0]}
+    ask = {'owner': 'above', 'hold': 7, 'hold_time': 5.0, 'keep_time': 60.0}
+    leave: list[Any] = []
+    assert stack.units[0].scheduling.turns.enter(leave.append)  # another admission is under way
+    client = graph.peer.create_client(Reserve, 'a/reserve')
+    graph.wait(client.service_is_ready, 'service')
+    futures = [client.call_async(Reserve.Request(phase=1, **ask, **plan)) for _ in range(3)]
+    graph.settle(0.2)
+    assert not any(f.done() for f in futures)
+    leave[0]()
+    graph.wait(lambda: all(f.done() for f in futures), 'all three answers')
+    assert all(f.result().accepted for f in futures)
+    assert len(book) == 1
+    for _ in range(2):
+        assert graph.call(Reserve, 'a/reserve', Reserve.Request(phase=2, **ask)).accepted
+    assert graph.call(Reserve, 'a/reserve', Reserve.Request(phase=1, **ask, **plan)).accepted, 'a late one'
+    assert len(book) == 1 and stack.promised(stack.units[0], 150.0) == 500.0
+    assert graph.call(Reserve, 'a/reserve', Reserve.Request(phase=1, **{**ask, 'hold': 8})).accepted
+    for _ in range(2):  # nothing is planned any more
+        assert graph.call(Reserve, 'a/reserve', Reserve.Request(phase=2, **{**ask, 'hold': 8})).accepted
+    assert len(book) == 0
+
+
+def test_a_cancellation_that_is_asked_again_is_no_refusal(graph: Any, stack: Stack) -> None:
+    event = stack.ask('all', 800.0, 100.0, 200.0).event_id
+    answers = [graph.call(CancelSchedule, 'all/cancel_schedule', CancelSchedule.Request(event_id=event))
+               for _ in range(2)]
+    assert [(a.accepted, a.cancelled) for a in answers] == [(True, 1), (True, 0)]
+    assert answers[1].message == f'event {event} was cancelled before'
+    assert not graph.call(CancelSchedule, 'all/cancel_schedule', CancelSchedule.Request(event_id=event + 1)).accepted
+
+
 def test_hostile_reservations_are_refused(graph: Any, stack: Stack) -> None:
     good = {'phase': 1, 'owner': 'x', 'hold': 1, 'hold_time': 1.0, 'keep_time': 1.0, 'times': [9e9, 9.1e9],
             'powers': [1.0]}
