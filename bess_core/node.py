@@ -83,7 +83,7 @@ class BessNode(LifecycleNode):
         self._own_handles: list[Handle] = []
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
         self._unsaved = False  # latched faults that the disk did not take
-        self._saved = ''  # what it took last
+        self._saved_faults = ''  # what it took last
         self.faults = self._load_faults()
         self._fault_publisher = self.create_publisher(FaultArray, ctx.topic('faults'), qos.STATE)
         self.create_service(ClearFault, '~/clear_fault', self._on_clear_fault)
@@ -238,7 +238,7 @@ class BessNode(LifecycleNode):
 
     def _save_faults(self) -> None:
         text = json.dumps(self.faults.to_dict())
-        if text == self._saved:
+        if text == self._saved_faults:
             return  # the disk is waited for only when something latched has changed
         try:
             self._fault_file.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ class BessNode(LifecycleNode):
                 self._unsaved = True
                 self.raise_fault('node.fault_save', Severity.ERROR, f'latched faults cannot be saved: {error}')
             return
-        self._saved = text
+        self._saved_faults = text
         if self._unsaved:
             self._unsaved = False
             self.clear_fault('node.fault_save')
