@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, nan
 from typing import Any, ClassVar
 
 from lifecycle_msgs.msg import State, Transition
@@ -86,6 +86,7 @@ class SiteNode(BessNode):
     def on_bess_configure(self) -> None:
         """Offer the services, watch the nodes."""
         self._seen: dict[str, tuple[float, int]] = {}  # node -> (when, lifecycle state)
+        self._looked_at = nan
         self._asked: dict[str, tuple[float, int]] = {}  # node -> (when, transition)
         self._latched: set[str] = set(self._machine.critical)
         self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
@@ -164,6 +165,7 @@ class SiteNode(BessNode):
             return
         now = self.clock.now()
         self.progress += 1
+        self._excuse(now)
         missing = set(self._machine.missing)
         there = {n.name for n in self.ctx.site.nodes} if self.ctx.site is not None else self._machine.required
         for name in self._machine.required:
@@ -190,6 +192,12 @@ class SiteNode(BessNode):
             self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode'),
             now)
         self._leave(now)
+
+    def _excuse(self, now: float) -> None:
+        """While this node stood still itself (a machine that hangs) it could hear nobody: that is no silence of others."""
+        late, self._looked_at = now - self._looked_at - self.params.period, now
+        if late > 0.2 * self.params.timeout:
+            self._seen = {name: (min(at + late, now), state) for name, (at, state) in self._seen.items()}
 
     def _drive(self, now: float) -> None:
         """Bring converters and modes to where the state wants them, one request at a time per node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from types import SimpleNamespace
@@ -405,6 +406,15 @@ def test_the_mode_can_be_changed_while_running(graph: Any, bench: SiteBench) -> 
     assert 'mode_a, mode_b' in answer.message
     assert graph.call(SetMode, 'site/set_mode', SetMode.Request(mode='none')).accepted
     bench.wait(RUN, {'conv'}, 'no mode')
+
+
+def test_a_site_node_that_stood_still_itself_takes_nobody_for_lost(graph: Any, bench: SiteBench) -> None:
+    count = len(bench.states)
+    time.sleep(2.5 * bench.params['timeout'])  # this thread is that of all nodes: nobody hears or says anything
+    graph.settle(0.4)
+    assert [s.cause for s in bench.states[count:] if s.state != RUN] == []
+    bench.lose('bat')
+    bench.wait(SystemState.ERROR, set(), 'who is really lost is')
 
 
 def test_a_lost_node_is_an_error_and_the_site_comes_back_by_itself(graph: Any, bench: SiteBench) -> None:

@@ -296,7 +296,8 @@ def test_both_published_forms_of_the_formulas_agree(t, p, h):
     k = b.Calibration(simulated.T, simulated.P, simulated.H)
     fine, whole = b.fine(t, k), simulated.t_fine(t)
     assert fine == pytest.approx(whole, abs=25)  # 0.005 K
-    assert b.pressure(p, whole, k) == pytest.approx(simulated.pascal(p, whole), rel=2e-5, abs=1.0)
+    if p != b.NOT_MEASURED_20:
+        assert b.pressure(p, whole, k) == pytest.approx(simulated.pascal(p, whole), rel=2e-5, abs=1.0)
     if h != b.NOT_MEASURED_16:
         assert b.humidity(h, whole, k) == pytest.approx(simulated.humidity(h, whole), abs=2e-3)
 
