@@ -194,7 +194,7 @@ class SiteNode(BessNode):
         self._leave(now)
 
     def _excuse(self, now: float) -> None:
-        """While this node stood still itself (a machine that hangs) it could hear nobody: that is no silence of others."""
+        """While this node stood still itself (a machine that hangs) it could hear nobody: no silence of others."""
         late, self._looked_at = now - self._looked_at - self.params.period, now
         if late > 0.2 * self.params.timeout:
             self._seen = {name: (min(at + late, now), state) for name, (at, state) in self._seen.items()}
