@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from math import inf, nan
+from math import inf
 from typing import Any, ClassVar
 
 from lifecycle_msgs.msg import State, Transition
@@ -21,6 +21,7 @@ from bess_core.files import replace_file
 from bess_core.node import SUCCESS, BessNode
 from bess_core.params import extract, param
 from bess_core.site import DRIVEN
+from bess_core.stalls import OwnStalls, excused
 from bess_core.ticker import Tick
 from bess_core.values import Severity
 
@@ -86,7 +87,6 @@ class SiteNode(BessNode):
     def on_bess_configure(self) -> None:
         """Offer the services, watch the nodes."""
         self._seen: dict[str, tuple[float, int]] = {}  # node -> (when, lifecycle state)
-        self._looked_at = nan
         self._asked: dict[str, tuple[float, int]] = {}  # node -> (when, transition)
         self._latched: set[str] = set(self._machine.critical)
         self._outgoing: dict[str, float] = {}  # modes that were replaced -> until when they go on
@@ -94,6 +94,7 @@ class SiteNode(BessNode):
         self._transitions = self.create_publisher(SystemState, self.ctx.topic('site_transitions'), qos.TRANSITIONS)
         self._journal = SiteJournal(self.ctx.state_dir / f'{self.name}_states.jsonl')
         p = self.params
+        self._stalls = OwnStalls(p.period, p.timeout)
         self._demand = Demand(p.idle_power, p.wake_ahead, p.timeout)
         self._leaving = Leaving(p.reboot_command, p.leave_delay, p.leave_timeout)
         self._own: list[Any] = [
@@ -165,7 +166,9 @@ class SiteNode(BessNode):
             return
         now = self.clock.now()
         self.progress += 1
-        self._excuse(now)
+        if late := self._stalls.late(now):
+            heard = excused({name: at for name, (at, _) in self._seen.items()}, late, now)
+            self._seen = {name: (heard[name], state) for name, (_, state) in self._seen.items()}
         missing = set(self._machine.missing)
         there = {n.name for n in self.ctx.site.nodes} if self.ctx.site is not None else self._machine.required
         for name in self._machine.required:
@@ -192,12 +195,6 @@ class SiteNode(BessNode):
             self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode'),
             now)
         self._leave(now)
-
-    def _excuse(self, now: float) -> None:
-        """While this node stood still itself (a machine that hangs) it could hear nobody: no silence of others."""
-        late, self._looked_at = now - self._looked_at - self.params.period, now
-        if late > 0.2 * self.params.timeout:
-            self._seen = {name: (min(at + late, now), state) for name, (at, state) in self._seen.items()}
 
     def _drive(self, now: float) -> None:
         """Bring converters and modes to where the state wants them, one request at a time per node."""

@@ -28,8 +28,10 @@ from . import log, overlay, qos
 from .overlay import OverlayError
 from .shared_memory import remove_stale
 from .site import Site, SiteError
+from .stalls import OwnStalls, excused
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S, STABLE_S = 0.1, 30.0, 60.0
+LOOK_S = 0.05  # period of looks at a process
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
 CONFIGURED = (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
 STOP_S = 8.0  # how long a process may take to end in order
@@ -222,6 +224,7 @@ class Supervisor:
         trying), so that a node that cannot start costs neither the others nor the process."""
         assert group.process is not None
         said_missing = False
+        stalls = OwnStalls(LOOK_S, self._timeout)
         while not self._cancelled.is_set():
             code = group.process.poll()
             if code is not None:
@@ -231,6 +234,8 @@ class Supervisor:
             if group.restarts != self._restarts and now >= self._restart_at:
                 return
             self._listen(group, now)
+            if late := stalls.late(now):
+                self._excuse(group, late, now)
             missing = [n for n in group.nodes if n not in group.configured]
             if not missing and not group.active:
                 group.active = True
@@ -250,7 +255,14 @@ class Supervisor:
                 self.log.error('nodes are silent', process=group.name, nodes=silent or group.nodes,
                                timeout_s=self._timeout)
                 return
-            self._cancelled.wait(0.05)
+            self._cancelled.wait(LOOK_S)
+
+    @staticmethod
+    def _excuse(group: Group, late: float, now: float) -> None:
+        """This process itself stood still for so long, and could hear nobody."""
+        group.last_seen.update(excused(dict(group.last_seen), late, now))
+        if group.told_at:
+            group.told_at = min(group.told_at + late, now)
 
     @staticmethod
     def _listen(group: Group, now: float) -> None:

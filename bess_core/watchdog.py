@@ -29,6 +29,7 @@ from . import site as site_module
 from .clock import Clock
 from .launching import RESTART, SITE_RESTART
 from .runtime import Runtime
+from .stalls import OwnStalls, excused
 from .ticker import RealTicker
 
 PERIOD_S = 0.05  # look at signals and heartbeats
@@ -55,6 +56,10 @@ class Watch:
         """The others were destroyed."""
         self._seen = {n: t for n, t in self._seen.items() if n in nodes}
         self._state = {n: s for n, s in self._state.items() if n in nodes}
+
+    def excuse(self, late: float, now: float) -> None:
+        """The watcher itself stood still for so long, and could hear nobody."""
+        self._seen = excused(self._seen, late, now)
 
     def missing(self) -> list[str]:
         """Nodes that are not up yet, in bring-up order."""
@@ -115,6 +120,7 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
     logger = log.get(f'{site.name}/watchdog')
     parent, started = os.getppid(), time.monotonic()
     watch = Watch(names, site.params.heartbeat_timeout, started)
+    stalls = OwnStalls(PERIOD_S, site.params.heartbeat_timeout)
     node = Node(f'{label}_watchdog', namespace=site.namespace, start_parameter_services=False, enable_rosout=False)
     runtime.executor.add_node(node)
 
@@ -158,6 +164,8 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
             told['missing'] = True
             logger.error('nodes not up', process=label, nodes=missing, after_s=BRING_UP_S)
             print(f'{label}: not up after {BRING_UP_S:g} s: {", ".join(missing)}', file=sys.stderr, flush=True)
+        if late := stalls.late(now):
+            watch.excuse(late, now)
         if site.params.heartbeat > 0:
             silent[:] = watch.silent(now)
             if silent:

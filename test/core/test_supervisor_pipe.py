@@ -37,3 +37,13 @@ def test_the_end_of_the_pipe_is_no_sign_of_life() -> None:
     Supervisor._listen(group, 1.0)
     os.close(ready)
     assert group.told_at == 0.0
+
+
+def test_what_a_supervisor_could_not_hear_while_it_stood_still_is_no_silence() -> None:
+    group = Group('control', ['bms_1', 'site'], [], last_seen={'bms_1': 10.0, 'site': 9.0}, told_at=10.0)
+    Supervisor._excuse(group, 5.0, 15.2)
+    assert group.last_seen == {'bms_1': 15.0, 'site': 14.0}
+    assert group.told_at == 15.0
+    group.told_at = 0.0
+    Supervisor._excuse(group, 5.0, 20.2)
+    assert group.told_at == 0.0, 'it has told nothing yet'

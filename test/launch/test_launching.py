@@ -147,6 +147,15 @@ def test_watch_gives_a_new_process_time_and_then_only_the_timeout() -> None:
     assert watch.silent(116.5) == ['meter', 'site']
 
 
+def test_a_watchdog_that_stood_still_itself_takes_nobody_for_silent() -> None:
+    watch = Watch(['meter'], 4.0, now=100.0)
+    watch.beat('meter', ACTIVE, 110.0)
+    watch.excuse(6.0, 116.1)
+    assert watch.silent(116.1) == []
+    assert watch.silent(120.2) == ['meter']
+
+
+
 @pytest.fixture
 def processes() -> Any:
     """Starts processes and ends those that are left."""
