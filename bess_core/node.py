@@ -64,6 +64,7 @@ class BessNode(LifecycleNode):
     ros_parameters: ClassVar[bool] = True  # False: services of its own have the names of ROS' parameter services
 
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
+        self._alive: dict[Any, list[bool]] = {}  # subscriptions, see `create_subscription`
         super().__init__(
             name,
             namespace=ctx.namespace,
@@ -160,18 +161,27 @@ class BessNode(LifecycleNode):
         Messages are decoded by `bess_core.cdr` where it can (several times faster than rclpy's own way).
         """
         decode = None if kwargs.get('raw') else cdr.decoder(msg_type)
-        if decode is None:
-            return super().create_subscription(msg_type, topic, partial(self._guarded, callback), *args, **kwargs)
+        alive = [True]  # empty once it is destroyed: the executor still hands over what it had queued before
 
-        def received(data: bytes) -> None:  # `_guarded`, without a call more for each message
+        def received(data: Any) -> None:  # `_guarded`, without a call more for each message
+            if not alive:
+                return
             self.ctx.activity += 1
             try:
-                callback(decode(data))
+                callback(data if decode is None else decode(data))
             except Exception as error:  # noqa: BLE001 - logged and a fault
                 self._callback_failed(callback, error)
 
-        kwargs['raw'] = True
-        return super().create_subscription(msg_type, topic, received, *args, **kwargs)
+        if decode is not None:
+            kwargs['raw'] = True
+        subscription = super().create_subscription(msg_type, topic, received, *args, **kwargs)
+        self._alive[subscription] = alive
+        return subscription
+
+    def destroy_subscription(self, subscription: Any) -> bool:
+        """As rclpy's; nothing that has arrived before is handed over any more."""
+        self._alive.pop(subscription, []).clear()
+        return super().destroy_subscription(subscription)
 
     def raise_fault(self, fault_id: str, severity: Severity, text: str) -> None:
         """Make a fault active (again)."""

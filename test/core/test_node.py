@@ -217,6 +217,36 @@ def test_an_exception_in_a_callback_is_a_fault_and_work_goes_on(graph: Any) -> N
     graph.wait(lambda: node.received == [2.0], 'the next message is handled')
 
 
+def test_what_arrived_before_a_subscription_ended_is_not_handed_over_after_it(graph: Any) -> None:
+    node = graph.add(Demo, 'demo')
+    graph.up(node)
+    heard: list[float] = []
+    publisher = graph.publisher(PowerSetpoint, 'demo/setpoint', qos.SETPOINT)
+
+    def clean_up(message: PowerSetpoint) -> None:
+        heard.append(message.power)
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+
+    node.destroy_subscription(node.own)
+    node.own = node.create_subscription(PowerSetpoint, '~/setpoint', clean_up, 10)
+    graph.wait(lambda: publisher.get_subscription_count() > 0, 'the new subscription')
+    received = node.own.callback
+    encoded: list[bytes] = []
+    tap = graph.peer.create_subscription(PowerSetpoint, 'demo/setpoint', encoded.append, qos.SETPOINT, raw=True)
+    graph.wait(lambda: publisher.get_subscription_count() > 1, 'the tap')
+    for power in (1.0, 2.0, 3.0):
+        publisher.publish(PowerSetpoint(power=power))
+    graph.wait(lambda: len(encoded) == 3 or heard, 'messages')
+    graph.wait(lambda: len(encoded) > 0, 'one of them as bytes')
+    assert heard == [1.0]
+    received(encoded[0])  # as the executor does with what it had queued
+    assert heard == [1.0]
+    assert node.faults.get('node.callback') is None
+    graph.peer.destroy_subscription(tap)
+
+
+
 def test_a_service_whose_handler_fails_is_answered(graph: Any) -> None:
     node = graph.add(Demo, 'demo')
 

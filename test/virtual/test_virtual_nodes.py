@@ -100,6 +100,7 @@ class Kind:
 
     def schedule(self, current: float, start: float, end: float) -> Any:
         """schedule_set_current; times in s from now."""
+        self.scheduled_at = self.graph.clock.now()
         wall = self.graph.clock.wall()
         return self.graph.call(ScheduleSetCurrent, f'{self.name}/schedule_set_current', ScheduleSetCurrent.Request(
             current=current, start=wall_stamp(wall + start), end=wall_stamp(wall + end)))
@@ -177,7 +178,7 @@ def test_the_whole_contract_is_offered(graph: Any, kind: Kind) -> None:
 def test_a_scheduled_current_runs_from_start_to_end_and_is_released(graph: Any, kind: Kind) -> None:
     answer = kind.schedule(10.0, 0.3, 0.7)
     assert (answer.accepted, answer.event_id, answer.message) == (True, 1, '')
-    start = graph.clock.now() + 0.3
+    start = kind.scheduled_at + 0.3
     graph.wait(lambda: kind.orders, 'the first order', 3.0)
     assert graph.clock.now() >= start - 0.02, 'not before its start'
     wanted = 10.0 * kind.watt_per_ampere
