@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 from .figures import Figure, percentile, settled
@@ -74,21 +75,25 @@ def measure() -> list[Figure]:
                 raise RuntimeError(f'a request was refused: {future.result().message}')
             return (answered[0] - started) * 1e3
 
-        times, syncs, pure = [], [], []
+        warm, times, syncs, pure = [], [], [], []
+        length = 0  # of the loop, once it is known what an admission takes
         with settled(), tempfile.TemporaryFile() as disk:
             for k in range(CALLS):
                 disk.write(RECORD)
                 disk.flush()
                 syncs.append(_timed(lambda: os.fsync(disk.fileno())))
                 took = admit(k)
-                if k >= CALLS // 10:  # the first ones warm up
-                    times.append(took)
-                    pure.append(_timed(lambda: _compute(percentile(times, 0.5))))
+                if k < CALLS // 10:  # the first ones warm up
+                    warm.append(took)
+                    continue
+                length = length or _length(percentile(warm, 0.5))
+                times.append(took)
+                pure.append(_timed(partial(_compute, length)))
     return [
         Figure('schedule admission through four layers, p99', percentile(times, 0.99), 'ms', 5.0),
         Figure('schedule admission through four layers, median', percentile(times, 0.5), 'ms'),
         Figure('one record synced to the disk alone, in turns with it, p99', percentile(syncs, 0.99), 'ms'),
-        Figure('as much processor time without waiting for anything, in turns with it, p99', percentile(pure, 0.99),
+        Figure('a plain loop as long as that median, in turns with it, p99', percentile(pure, 0.99),
                'ms'),
     ]
 
@@ -100,8 +105,13 @@ def _timed(work: Any) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _compute(milliseconds: float) -> None:
-    """Keep the processor busy for so much of this thread's time."""
-    until = time.thread_time() + milliseconds / 1e3
-    while time.thread_time() < until:
+def _compute(length: int) -> None:
+    """A fixed piece of work."""
+    for _ in range(length):
         sum(range(500))
+
+
+def _length(milliseconds: float) -> int:
+    """How long a loop takes so many ms when nothing disturbs it."""
+    trial = 50
+    return max(1, round(trial * milliseconds / min(_timed(lambda: _compute(trial)) for _ in range(20))))
