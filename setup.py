@@ -60,6 +60,8 @@ class CMakeInstall(build_ext):
         for folder in ('launch', 'config'):
             shutil.copytree(HERE / folder, stage / 'share' / NAME / folder,
                             ignore=shutil.ignore_patterns('__pycache__'))
+        (stage / 'share' / NAME / 'docs').mkdir()
+        shutil.copy(HERE / 'docs' / 'faults.yaml', stage / 'share' / NAME / 'docs')
         self.write_scripts(stage / 'lib' / NAME)
         data = []
         for folder, _, files in os.walk(stage):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from . import installed, params, plugins, site_changes
 from . import overlay as overlay_module
-from . import params, plugins, site_changes
 from .overlay import Overlay, OverlayError
 from .params import Problem, param
 from .yaml_lines import LineReader, Path_, UnreadableFile, build, read_text
@@ -172,18 +172,8 @@ def find(name: str) -> Path:
 
 
 def site_folders() -> list[Path]:
-    """Where site files are looked for: the checkout and the installed share folder."""
-    import sys
-
-    folders = [Path(__file__).parent.parent / 'config' / 'sites',
-               Path(sys.prefix) / 'share' / 'bess' / 'config' / 'sites']
-    try:
-        from ament_index_python.packages import get_package_share_directory
-
-        folders.append(Path(get_package_share_directory('bess')) / 'config' / 'sites')
-    except (ImportError, LookupError, OSError):  # OSError: AMENT_PREFIX_PATH is not set
-        pass  # not an ament environment: the two folders above are all there is
-    return [f for f in folders if f.is_dir()]
+    """Where site files are looked for: the checkout and the installed share folders."""
+    return installed.folders('config', 'sites')
 
 
 def load(path: Path, *, overrides: Iterable[str] = (), variables: Mapping[str, str] | None = None,

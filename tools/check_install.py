@@ -90,6 +90,8 @@ def main() -> int:
     from bess_core import site as site_module
 
     problems = foreign(prefix) + entry_points(prefix)
+    if not (prefix / 'share' / 'bess' / 'docs' / 'faults.yaml').is_file():
+        problems.append('the fault catalogue is not part of the tree')
     file = prefix / 'share' / 'bess' / 'config' / 'sites' / 'home_demo.yaml'
     with tempfile.TemporaryDirectory(prefix='bess-colcon-') as state:
         site = site_module.load(file, variables={'state': state})

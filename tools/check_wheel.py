@@ -56,6 +56,8 @@ def main() -> int:
     for script in SCRIPTS:
         subprocess.run([str(venv / script), '--help'], check=True, env=environment,
                        stdout=subprocess.DEVNULL, timeout=LIMIT_S)
+    subprocess.run([str(venv / 'bin' / 'bess'), 'faults', 'explain', 'comm.silent'], check=True, env=environment,
+                   stdout=subprocess.DEVNULL, timeout=LIMIT_S)  # the catalogue is part of it
     with tempfile.TemporaryDirectory(prefix='bess-wheel-') as state:
         command = [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--for', str(RUN_S), '--json',
                    '--table', 'off', *(word for setting in moved(site) for word in ('--set', setting))]

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 work=$root/build/wheel-check
-sources=(msg srv cmake bess_* launch config resource requirements CMakeLists.txt package.xml
+sources=(msg srv cmake bess_* launch config docs/faults.yaml resource requirements CMakeLists.txt package.xml
          setup.py setup.cfg pyproject.toml LICENSE README.md)
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH  # of an outer process
 mkdir -p "$work"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isnan, nan
-from pathlib import Path
 from typing import Any, ClassVar
 
 from std_srvs.srv import Trigger
@@ -18,6 +17,7 @@ from bess_core import qos
 from bess_core.convert import stamp, wall_stamp
 from bess_core.faults import FaultRecord
 from bess_core.files import replace_file
+from bess_core.installed import fault_catalogue
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -44,8 +44,8 @@ class FaultManagerParams:
     site: str = param('', '', 'site node that a sleep or stop goes to', ref='site')
     emergency_stop: str = param('', '', 'emergency stop node', ref='emergency_stop')
     period: float = param(0.2, 's', 'how often delays and the derating are looked at', low=0.02, high=10.0)
-    catalogue: str = param('', '', 'fault catalogue (docs/faults.yaml) for the addresses of pages; empty = that of a '
-                           'source checkout')
+    catalogue: str = param('', '', 'fault catalogue (docs/faults.yaml) for the addresses of pages; empty = the '
+                           'installed one')
 
     def __post_init__(self) -> None:
         rules = parse_rules(self.rules) if self.rules else DEFAULT_RULES
@@ -238,11 +238,10 @@ class FaultManagerNode(BessNode):
 
 
 def _catalogue(path: str) -> tuple[str, ...]:
-    """Ids of the fault catalogue; none where an installation has no documents."""
-    import yaml
-
-    file = Path(path) if path else Path(__file__).parents[2] / 'docs' / 'faults.yaml'
-    if not path and not file.exists():
+    """Ids of the fault catalogue; none where an installation has lost it, which is no reason to manage no faults."""
+    try:
+        return tuple(fault_catalogue(path))
+    except FileNotFoundError:
+        if path:
+            raise
         return ()
-    groups = yaml.load(file.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    return tuple(str(e['id']) for group in groups for e in group['faults'])

@@ -8,7 +8,6 @@ import getpass
 import sys
 import textwrap
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from .session import (
@@ -144,15 +143,13 @@ def _explain(args: argparse.Namespace) -> int:
     """What the catalogue says of a fault id; no site is needed."""
     from fnmatch import fnmatchcase
 
-    import yaml
+    from ..installed import fault_catalogue
 
     wanted = args.id or args.node
-    file = Path(__file__).parents[2] / 'docs' / 'faults.yaml'
     try:
-        groups = yaml.load(file.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+        known = fault_catalogue()
     except OSError as error:
         raise CliError(f'the fault catalogue is not part of this installation: {error}') from error
-    known = {str(e['id']): (group, e) for group in groups for e in group['faults']}
     found = [known[wanted]] if wanted in known else [v for i, v in known.items() if fnmatchcase(wanted, i)]
     if not found:
         near = difflib.get_close_matches(wanted, known, n=3)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
+
+from bess_core.installed import folders as installed_folders
 
 from .loader import load
 from .model import Profile, ProfileError
@@ -15,10 +16,7 @@ from .model import Profile, ProfileError
 def folders() -> list[Path]:
     """Folders with installed profiles, the first wins. `BESS_DEVICES` may name one more, before all others."""
     found = [Path(p) for p in os.environ.get('BESS_DEVICES', '').split(os.pathsep) if p]
-    found += [Path(__file__).parents[2] / 'config' / 'devices', Path(sys.prefix) / 'share/bess/config/devices']
-    found += [Path(p) / 'share/bess/config/devices'
-              for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    return [f for f in found if f.is_dir()]
+    return [*(f for f in found if f.is_dir()), *installed_folders('config', 'devices')]
 
 
 def installed() -> list[str]:
