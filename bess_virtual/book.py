@@ -113,8 +113,8 @@ class Book:
         self.plan = total([p.plan for p in self._in_force.values()])
 
 
-class Numbers:
-    """Numbers for plans: above all earlier ones, also of an earlier life of this owner."""
+class HoldNumbers:
+    """HoldNumbers for plans: above all earlier ones, also of an earlier life of this owner."""
 
     def __init__(self) -> None:
         self._last = 0

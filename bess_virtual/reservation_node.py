@@ -17,7 +17,7 @@ from bess.srv import Reserve
 from bess_core.calls import Call
 from bess_core.values import BatteryReading, Quality, Severity
 
-from .book import Book, Numbers, Promise, Turns
+from .book import Book, HoldNumbers, Promise, Turns
 from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, over, total
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Reservations:
         node = self.node
         label = node.owner_label
         self.turns, self._numbers = node.ctx.shared.setdefault('admission', {}).setdefault(
-            label, (Turns(node.ctx.post), Numbers()))
+            label, (Turns(node.ctx.post), HoldNumbers()))
         for member in node.members_below():
             if member not in node.ctx.nodes and member not in self._clients:
                 self._clients[member] = node.create_client(Reserve, node.ctx.topic(f'{member}/reserve'))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bess_virtual.book import Numbers, Turns
+from bess_virtual.book import HoldNumbers, Turns
 from bess_virtual.demand import RELEASE_TICKS, Demand, Release, resting
 from bess_virtual.lead import LeadTimes, Measured, ahead
 from bess_virtual.plan import EMPTY, Plan, over, single
@@ -68,7 +68,7 @@ def test_too_many_are_refused_and_a_failure_lets_the_next_in():
 
 
 def test_numbers_only_go_up():
-    numbers = Numbers()
+    numbers = HoldNumbers()
     given = [numbers.next(wall) for wall in (1e9, 1e9, 1e9 - 3600.0, 2e9)]
     assert given == sorted(set(given))
     assert given[-1] == int(2e15)
