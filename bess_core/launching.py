@@ -19,6 +19,7 @@ from .site import Site, SiteError, find, load
 
 STOP_S = 8.0  # how long a process may take to end in order
 RESTART = 3  # exit code of `watchdog`: its container has to be started again
+RESTART_S = 1.0  # from the announcement of a restart to the end of the processes: all goes to zero meanwhile
 SITE_RESTART = 4  # exit code of `watchdog`: the site is in RESTART, all containers are to end in order and start again
 WORDS = {'true': True, 'false': False, '1': True, '0': False}
 
@@ -114,4 +115,5 @@ def _bench(site: Site, state: Path, python: str) -> Bench:
                  folder, file, json.dumps({'simulation': site.simulation}, default=str))
 
 
-__all__ = ['RESTART', 'SITE_RESTART', 'STOP_S', 'Bench', 'Group', 'Plan', 'SiteError', 'boolean', 'plan', 'plan_site']
+__all__ = ['RESTART', 'RESTART_S', 'SITE_RESTART', 'STOP_S', 'Bench', 'Group', 'Plan', 'SiteError', 'boolean', 'plan',
+           'plan_site']

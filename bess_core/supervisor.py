@@ -25,6 +25,7 @@ from lifecycle_msgs.msg import State
 from bess.msg import Heartbeat, SystemState
 
 from . import log, overlay, qos
+from .launching import RESTART_S
 from .overlay import OverlayError
 from .shared_memory import remove_stale
 from .site import Site, SiteError
@@ -35,7 +36,6 @@ LOOK_S = 0.05  # period of looks at a process
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
 CONFIGURED = (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
 STOP_S = 8.0  # how long a process may take to end in order
-RESTART_S = 1.0  # from the announcement of a restart to the end of the processes: all goes to zero meanwhile
 
 
 @dataclass

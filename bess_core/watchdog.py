@@ -27,14 +27,13 @@ from bess.msg import Heartbeat, SystemState
 from . import log, overlay, qos
 from . import site as site_module
 from .clock import Clock
-from .launching import RESTART, SITE_RESTART
+from .launching import RESTART, RESTART_S, SITE_RESTART
 from .runtime import Runtime
 from .stalls import OwnStalls, excused
 from .ticker import RealTicker
 
 PERIOD_S = 0.05  # look at signals and heartbeats
 BRING_UP_S = 20.0  # from the start of a process to the first sign of life of all its nodes
-RESTART_S = 1.0  # from the announcement of a restart to the end of the processes: all goes to zero meanwhile
 
 
 class Watch:
