@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import hypot, inf, isfinite, isinf, isnan, nan, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bess_core.params import param
 from bess_core.values import Alarm, ConverterReading, ConverterState, Quality, Severity
@@ -111,11 +111,11 @@ class _Limits:
 
     high: float = inf
     low: float = -inf
-    why_high: object = ''
-    why_low: object = ''
+    why_high: Any = ''  # its `str` is the text
+    why_low: Any = ''
     stops: list[str] = field(default_factory=list)
 
-    def take(self, charge: float, discharge: float, why: object) -> None:
+    def take(self, charge: float, discharge: float, why: Any) -> None:
         """Magnitudes in W; NaN = not known, no limit (it compares false)."""
         if charge < self.high and (charge >= 0.0 or self.high > 0.0):
             self.high, self.why_high = (charge if charge > 0.0 else 0.0), why

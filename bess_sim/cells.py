@@ -27,6 +27,7 @@ from math import exp, inf, isfinite, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from bess_sim.cell_kernel import LIBRARY, CellKernel
 from bess_sim.plant_config import PackConfig
 
 Array = NDArray[np.float64]
@@ -184,10 +185,19 @@ class CellBank:
         self._k_eta = zeros()
         self._index = np.zeros(shape, dtype=np.intp)
         self._dt, self._age = 0.0, 0.0
+        self._kernel = self._compiled() if LIBRARY.exists() else None
         self._refresh(1.0)
         self._dt = 0.0
         self.voltage[...] = self.open_circuit()
         self._extremes()
+
+    def _compiled(self) -> CellKernel:
+        """The compiled step over these arrays."""
+        return CellKernel(LIBRARY, self.sizes, len(self._slope_table), {
+            'gain': self._gain, 'offset': self._offset, 'slope': self._slope_table, 'base': self._base_table,
+            'ae': self._ae, 'k_eta': self._k_eta, 'bleed': self.bleed, 'flow': self._flow, 'charge': self.charge,
+            'v1': self._v1, 'voltage': self.voltage, 'temperature': self.temperature, 'loss': self._loss,
+            'line': self._line, 'rc': self._rc})
 
     def _tables(self) -> None:
         """Flat tables of OCV = b + m x over grid position x: zeros first, then the chemistries."""
@@ -243,6 +253,10 @@ class CellBank:
             room = float((self.capacity - self.charge)[row, :n].min()) - margin
             self.room[row] = max(room, 0.0)
             self.reach[row] = max(float(kept[row, :n].min()) - margin, 0.0)
+        if self._kernel is not None:
+            self._kernel.renew(dt, self._bleeding, self._heating, {
+                'k': self._k, 'b0': self._b0, 'half_c1': self._half_c1, 'e_th': self._e_th,
+                'to_ambient': self._to_ambient, 'heat_k': self._heat_k})
 
     def _balance(self) -> None:
         """Bleed the cells that are high and more than 5 mV ahead of the lowest of their pack."""
@@ -265,8 +279,21 @@ class CellBank:
         self._age += dt
         if dt != self._dt or self._age > REFRESH_S:
             self._refresh(dt)
-        x, m, u, w = self._x, self._m, self._u, self._w
-        line, by_current, rc, v1, v = self._line, self._by_current, self._rc, self._v1, self.voltage
+        charging = [power > 0.0 for power in powers]
+        if charging != self._charging:
+            self._set_eta(charging)
+        kernel = self._kernel
+        if kernel is None:
+            self._close(self._currents(powers, self._open(), dt), dt)
+            self._extremes()
+        else:
+            self.cell_min, self.cell_max = kernel.close(self._currents(powers, kernel.open(), dt))
+            self._tell()
+        return self.current
+
+    def _open(self) -> list[list[float]]:
+        """Voltage A + B I of each cell; sums of A (V) and of B (ohm) over the cells of each pack."""
+        x, m, w, line, rc = self._x, self._m, self._w, self._line, self._rc
         np.multiply(self.charge, self._gain, out=x)
         x += self._offset
         np.copyto(self._index, x, casting='unsafe')
@@ -274,11 +301,8 @@ class CellBank:
         self._base_table.take(self._index, out=self._b, mode='clip')
         x *= m
         x += self._b  # OCV
-        np.multiply(self._ae, v1, out=rc)
+        np.multiply(self._ae, self._v1, out=rc)
         np.add(x, rc[0], out=line[0])
-        charging = [power > 0.0 for power in powers]
-        if charging != self._charging:
-            self._set_eta(charging)
         np.multiply(m, self._k_eta, out=line[1])
         line[1] += self._b0
         if self._bleeding:
@@ -286,7 +310,13 @@ class CellBank:
             w += self._b0
             w *= self.bleed
             line[0] -= w
-        lossy = self._currents(powers, np.add.reduce(line[:2], axis=2).tolist(), dt)
+        sums: list[list[float]] = np.add.reduce(line[:2], axis=2).tolist()
+        return sums
+
+    def _close(self, lossy: bool, dt: float) -> None:
+        """Charge, RC voltage, heat and temperature at the end of the step."""
+        u, w, line, by_current = self._u, self._w, self._line, self._by_current
+        rc, v1, v = self._rc, self._v1, self.voltage
         np.multiply(line[1:], self._flow[0], out=by_current)
         if self._bleeding:
             inner: Array = self._flow[0] - self.bleed
@@ -323,8 +353,6 @@ class CellBank:
         if self._heating is not None:
             t += self._heating * self._heat_k
         self._loss += w
-        self._extremes()
-        return self.current
 
     def _set_eta(self, charging: list[bool]) -> None:
         """Charge that arrives: less than the current while charging."""
@@ -359,8 +387,11 @@ class CellBank:
         """Heat (J) of each cell since start."""
         return self._heat + self._loss * self._dt
 
-    def _extremes(self) -> None:
+    def _tell(self) -> None:
         self.cells = [row[:n] for row, n in zip(self.voltage.tolist(), self.sizes, strict=True)]
+
+    def _extremes(self) -> None:
+        self._tell()
         self.cell_max = [max(cells) for cells in self.cells]
         self.cell_min = [min(cells) for cells in self.cells]
         if self._dt == 0.0:

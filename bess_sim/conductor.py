@@ -27,7 +27,7 @@ from bess_core.ticker import SimTicker
 from .limit_watch import LimitWatch
 from .plant import Plant
 from .plant_config import BenchConfig, parse_start
-from .plant_devices import bound
+from .plant_devices import BY_ROLE, PlantDevice, PlantDeviceParams
 
 TELEMETRY = ('recorder', 'dashboard')
 Progress = Callable[[float, float], None]
@@ -50,6 +50,17 @@ def at_tick(parameters: Any, tick: float) -> Any:
         if value < floor:
             changes[f.name] = floor
     return replace(parameters, **changes) if changes else parameters
+
+
+def bound(role: str, plant: Plant) -> type[PlantDevice]:
+    """Device class of a role that reads this plant."""
+    base: Any = BY_ROLE[role]
+
+    def wired(self: PlantDevice, params: PlantDeviceParams, read_only: bool = False) -> None:
+        base.__init__(self, params, read_only)
+        self.plant = plant
+
+    return type(base.__name__, (base,), {'__doc__': base.__doc__, '__init__': wired})
 
 
 def simulated_specs(site: Site, plant: Plant, config: BenchConfig, tick: float) -> list[NodeSpec]:

@@ -45,7 +45,8 @@ class Inverter:
     )  # fmt: skip
 
     #: K above ambient per W of loss at a 5 kW device, and its thermal time constant in s
-    HEATING, THERMAL_TIME = 0.15, 900.0
+    HEATING = 0.15
+    THERMAL_TIME = 900.0
 
     def __init__(self, config: InverterConfig, ambient: float) -> None:
         self.config = config

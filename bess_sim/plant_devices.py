@@ -41,7 +41,7 @@ class PlantDevice:
     """Common part: there is nothing to open."""
 
     Params: ClassVar[type] = PlantDeviceParams
-    plant: ClassVar[PlantApi]
+    plant: PlantApi  # given by `bess_sim.conductor.bound`
 
     def __init__(self, params: PlantDeviceParams, read_only: bool = False) -> None:
         self.unit, self.options = params.plant_unit, params.plant_options
@@ -178,9 +178,3 @@ class PlantIo(PlantDevice):
 #: What stands in for a simulated device of a kind, by the role of its driver.
 BY_ROLE: dict[str, type[PlantDevice]] = {'bms': PlantBattery, 'converter': PlantConverter, 'meter': PlantMeter,
                                          'io': PlantIo}
-
-
-def bound(role: str, plant: Any) -> type[PlantDevice]:
-    """Device class of a role that reads this plant."""
-    base = BY_ROLE[role]
-    return type(base.__name__, (base,), {'plant': plant, '__doc__': base.__doc__})

@@ -68,11 +68,12 @@ class Record:
             if len(row) != len(Row._fields) or not all(type(v) is int for v in row):
                 raise ValueError(f'row of {name!r} does not hold {len(Row._fields)} whole numbers')
             rows[str(name)] = Row(*row)
-        counters = values['counters']
-        if counters is not None and len(counters) != 4:
-            raise ValueError('not four counter readings')
-        return cls(int(values['seq']), float(values['start']), float(values['end']), rows,
-                   None if counters is None else tuple(map(float, counters)), bool(values['gap']))  # type: ignore[arg-type]
+        counters = None
+        if values['counters'] is not None:
+            a, b, c, d = map(float, values['counters'])
+            counters = (a, b, c, d)
+        return cls(int(values['seq']), float(values['start']), float(values['end']), rows, counters,
+                   bool(values['gap']))
 
 
 def add(rows: Iterable[Row]) -> Row:
@@ -164,7 +165,8 @@ class OpenPeriod:
         if not self.has_counters:
             return nan, nan
         booked = [fsum(s[k] for s in self.sums.values()) for k in (0, 1)]
-        return tuple(self.counter_last[k] - self.counter_start[k] - booked[k] for k in (0, 1))  # type: ignore[return-value]
+        taken, given = (self.counter_last[k] - self.counter_start[k] - booked[k] for k in (0, 1))
+        return taken, given
 
     def record(self, names: Sequence[str], ledgers: Sequence[Ledger], fractions: Sequence[float],
                end: float, *, final: bool = True) -> Record:

@@ -41,8 +41,6 @@ class SelfConsumption(ModeBase):
     Params: ClassVar[type] = SelfConsumptionParams
     needs_meter: ClassVar[bool] = True
 
-    params: SelfConsumptionParams
-
     def __init__(self, params: SelfConsumptionParams, source: str = 'self_consumption',
                  battery: str = '', meter: str = '') -> None:
         super().__init__(params, source, battery, meter)
@@ -64,7 +62,8 @@ class SelfConsumption(ModeBase):
         Returns a proposal for a fresh meter sample, None when there is nothing new, and a proposal
         of zero that says why on every tick on which meter or battery can not be trusted.
         """
-        loop, p = self.loop, self.params
+        loop = self.loop
+        p: SelfConsumptionParams = self.params
         fresh = loop.look(view.meter, view.battery, view.granted, view.now)
         self.problem = loop.problem
         if self.problem:
@@ -78,7 +77,7 @@ class SelfConsumption(ModeBase):
         return self.propose(view, power, reason=f'{reason}; {note}' if note else reason)
 
     def _respect_reserve(self, power: float, soc: float) -> tuple[float, str]:
-        p = self.params
+        p: SelfConsumptionParams = self.params
         if p.soc_reserve > 0.0:
             if isnan(soc) or soc <= p.soc_reserve:
                 self._no_discharge = True

@@ -18,9 +18,10 @@ from bess_core.convert import battery_to_msg, cells_to_msg, stamp
 from bess_core.params import ParameterError, build
 from bess_core.values import BatteryReading, Contactor, Quality, Severity
 from bess_drivers.driver_node import node_type
+from bess_sim.conductor import bound
 from bess_sim.plant import Plant
 from bess_sim.plant_config import PlantConfig
-from bess_sim.plant_devices import PlantBattery, bound
+from bess_sim.plant_devices import PlantBattery
 from bess_sim.shared_plant import SharedPlant
 
 READING = BatteryReading(

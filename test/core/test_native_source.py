@@ -1,0 +1,129 @@
+"""Sources for the compiler: the same classes, with constructors that can be compiled."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tools.build_native import ROOT, modules
+from tools.native_source import RECORDS, explicit
+
+SOURCE = '''
+"""Docs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A reading."""
+
+    time: float
+    name: str = 'x'
+    kind: ClassVar[str] = 'k'
+    notes: list[str] = field(default_factory=list)
+    share: float = field(default=0.5)
+
+    def twice(self) -> float:
+        """Of the time."""
+        return 2.0 * self.time
+
+
+class Setpoint(NamedTuple):
+    power: float
+    lease: float = 1.0
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+@dataclass(frozen=True)
+class LoopParams:
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gain < 0:
+            raise ValueError('gain')
+
+
+@dataclass
+class Checked:
+    a: int
+
+    def __post_init__(self) -> None:
+        self.a += 1
+
+
+class Base:
+    pass
+
+
+class Derived(Base):
+    pass
+'''
+
+
+@pytest.fixture(scope='module')
+def made() -> Iterator[dict[str, Any]]:
+    """Names of the module that is compiled."""
+    module = types.ModuleType('made_for_mypyc')
+    sys.modules[module.__name__] = module  # dataclasses look there
+    exec(compile(explicit(SOURCE), module.__name__, 'exec'), module.__dict__)
+    yield module.__dict__
+    del sys.modules[module.__name__]
+
+
+def test_fields_keep_names_order_defaults(made: dict[str, Any]) -> None:
+    reading = made['Reading'](3.0)
+    assert (reading.time, reading.name, reading.notes, reading.share) == (3.0, 'x', [], 0.5)
+    assert reading.twice() == 6.0 and made['Reading'].kind == 'k'
+    assert [f.name for f in dataclasses.fields(reading)] == ['time', 'name', 'notes', 'share']
+    assert reading.notes is not made['Reading'](3.0).notes, 'a list of its own'
+    assert made['Reading'](1.0, 'y', ['n'], 0.1) == made['Reading'](time=1.0, name='y', notes=['n'], share=0.1)
+    assert dataclasses.replace(reading, name='z').name == 'z'
+    with pytest.raises(TypeError):
+        made['Reading']()
+
+
+def test_records_are_no_tuples_any_more_and_others_are(made: dict[str, Any]) -> None:
+    assert made['Setpoint'](5.0).lease == 1.0 and not issubclass(made['Setpoint'], tuple)
+    assert tuple(made['Pair'](1, 2)) == (1, 2)
+
+
+def test_what_checks_itself_is_left_alone(made: dict[str, Any]) -> None:
+    assert made['Checked'](1).a == 2
+    with pytest.raises(ValueError, match='gain'):
+        made['LoopParams'](gain=-1.0)
+    text = explicit(SOURCE)
+    assert '@mypyc_attr(native_class=False)\n@dataclass(frozen=True)\nclass LoopParams' in text
+    assert '@mypyc_attr(allow_interpreted_subclasses=True)\nclass Base' in text
+    assert text.index('from __future__') < text.index('from mypy_extensions')
+
+
+def test_broken_source_is_refused() -> None:
+    with pytest.raises(SyntaxError):
+        explicit('class')
+
+
+@pytest.mark.parametrize('module', modules())
+def test_every_module_is_there_and_stays_valid(module: str) -> None:
+    source = (ROOT / module).read_text()
+    ast.parse(explicit(source))
+
+
+def test_every_record_is_in_a_module_that_is_compiled() -> None:
+    """That one is used as a tuple is found by the types when it is compiled."""
+    found = {node.name for module in modules() for node in ast.walk(ast.parse((ROOT / module).read_text()))
+             if isinstance(node, ast.ClassDef) and node.name in RECORDS}
+    assert found == RECORDS

@@ -1,0 +1,111 @@
+"""Compile what a simulation without ROS runs through: the pure modules with mypyc, the cells with the C compiler.
+
+    python tools/build_native.py            # what `make native` runs; about two minutes, nothing the second time
+    PYTHONPATH=build/native python ...      # uses it
+
+The result is a copy of the rooms in `build/native` with compiled modules beside their sources. Sites do not need
+it; `make bench` measures the pure chain with it, and compares the energies with those of the node graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from native_source import enumerations, explicit
+
+ROOT = Path(__file__).resolve().parent.parent
+TREE = ROOT / 'build' / 'native'
+STAMP = 'native.stamp'
+ROOMS = ('bess_core', 'bess_drivers', 'bess_virtual', 'bess_control', 'bess_telemetry', 'bess_sim', 'bench')
+BESIDE = ('config', 'docs', 'launch', 'msg', 'srv')  # what modules look for beside the rooms
+MODULES = {
+    'bess_core': 'leases values',
+    'bess_drivers': 'gate',
+    'bess_virtual': 'aggregate aggregate_values allocation counters demand expected ledger member partition '
+                    'partition_reading reasons shares statements unit zones',
+    'bess_control': 'bounds grid_loop load_estimate manager modes/base modes/self_consumption proposals soc_limits '
+                    'words',
+    'bess_sim': 'cells grid inverter limit_watch plant plant_api plant_devices profiles',
+    'bench': 'chain chain_batteries chain_control chain_devices',
+}
+#: Compiled in the tree, as `setup.py` of it.
+SETUP = """from mypyc.build import mypycify
+from setuptools import setup
+
+setup(name='bess-native', packages=[], py_modules=[], ext_modules=mypycify(
+    [*{files!r}, '--ignore-missing-imports', '--follow-imports=silent'], opt_level='2', group_name='bess_native'))
+"""
+
+
+def modules() -> list[str]:
+    """Files to compile, relative to the tree."""
+    return [f'{room}/{name}.py' for room, names in MODULES.items() for name in names.split()]
+
+
+def fingerprint() -> str:
+    """Hash of all that the result depends on."""
+    import mypy.version
+
+    digest = hashlib.sha256(f'{sys.version} {ROOT} {mypy.version.__version__}'.encode())
+    for path in sorted([*Path(__file__).parent.glob('*native*.py'), *(ROOT / 'bess_sim').glob('*.c'),
+                        *(p for room in ROOMS for p in (ROOT / room).rglob('*.py'))]):
+        digest.update(str(path.relative_to(ROOT)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_kernel(library: Path) -> None:
+    """The C code of the cells as a shared library. Raises CalledProcessError, or OSError without a compiler."""
+    compiler = shlex.split(os.environ.get('CC', 'cc'))
+    subprocess.run([*compiler, '-O2', '-ffp-contract=off', '-shared', '-fPIC', '-Wall', '-Werror', '-o', str(library),
+                    str(ROOT / 'bess_sim' / 'cell_kernel.c')], check=True)
+
+
+def build(tree: Path = TREE) -> None:
+    """Make the tree anew. Raises CalledProcessError when something does not compile; its output is shown."""
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in BESIDE:
+        (tree / name).symlink_to(ROOT / name)
+    sources = {module: (tree / module).read_text(encoding='utf-8') for module in modules()}
+    known = enumerations(sources.values())
+    for module, source in sources.items():
+        (tree / module).write_text(explicit(source, known), encoding='utf-8')
+    compile_kernel(tree / 'bess_sim' / 'libcell_kernel.so')
+    (tree / 'setup.py').write_text(SETUP.format(files=modules()))
+    shutil.copy(ROOT / 'pyproject.toml', tree)
+    environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    environment['PYTHONPATH'] = str(tree)
+    result = subprocess.run([sys.executable, 'setup.py', '-q', 'build_ext', '--inplace'], cwd=tree, env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if result.returncode:
+        print(result.stdout[-8000:], file=sys.stderr)
+        raise subprocess.CalledProcessError(result.returncode, 'build_ext')
+    missing = [m for m in modules() if not list((tree / m).parent.glob(f'{Path(m).stem}.*.so'))]
+    if missing:
+        raise FileNotFoundError(f'not compiled: {", ".join(missing)}')
+    (tree / STAMP).write_text(fingerprint())
+
+
+def main() -> int:
+    """Build it unless it is there already."""
+    stamp = TREE / STAMP
+    if stamp.exists() and stamp.read_text() == fingerprint():
+        return 0
+    print(f'native: compiling {len(modules())} modules, about two minutes ...', flush=True)
+    build()
+    print(f'native: built in {TREE.relative_to(ROOT)}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
