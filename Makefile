@@ -6,10 +6,10 @@ PY := $(VENV)/bin/python
 STATE := $(CURDIR)/.run/home_demo
 export ROS_PYTHON_CHECK_FIELDS := 1
 
-.PHONY: help setup run test lint bench soak colcon wheel docs browser clean
+.PHONY: help setup run test lint bench soak colcon wheel native docs browser clean
 
 help:
-	@sed -n 's/^# make /make /p' Makefile; echo 'make setup|lint|bench|soak|colcon|wheel|docs|clean'
+	@sed -n 's/^# make /make /p' Makefile; echo 'make setup|lint|bench|soak|colcon|wheel|native|docs|clean'
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -46,6 +46,10 @@ colcon: $(if $(ROS_DISTRO),,setup)
 
 wheel: setup
 	@sh tools/check_wheel.sh
+
+# The pure modules compiled, for simulations without ROS: docs/figures.md.
+native: setup
+	@$(PY) tools/build_native.py
 
 docs: setup
 	@$(PY) tools/generate_docs.py

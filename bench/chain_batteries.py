@@ -21,6 +21,9 @@ class Battery:
 
     def __init__(self, loop: Loop, spec: NodeSpec) -> None:
         self.loop, self.name, self.params = loop, spec.name, spec.params
+        self._period: float = spec.params.period
+        self._max_age: float = spec.params.max_age
+        self._invalid_after: float = spec.params.invalid_after
         self.reading = BatteryReading()
         self.demand: Demand | None = None
         self._leases = LeaseHolder(spec.params.max_lease)
@@ -80,9 +83,9 @@ class Battery:
     def on_tick(self) -> None:
         """Leases end, values age."""
         now = self.loop.now
-        if now - self._last_drive > 0.9 * self.params.period:
+        if now - self._last_drive > 0.9 * self._period:
             self.drive(now)
-        if now - self._last_publish > self.params.max_age:
+        if now - self._last_publish > self._max_age:
             self.refresh()
 
     def drive(self, now: float) -> None:
@@ -153,8 +156,8 @@ class Aggregate(Battery):
 
     def measure(self, now: float) -> BatteryReading:
         """All combined."""
-        p = self.params
-        return combine(self._members, now, p.max_age, p.invalid_after, limit=p.limit, names=self._names)
+        return combine(self._members, now, self._max_age, self._invalid_after, limit=self.params.limit,
+                       names=self._names)
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Split over the members."""
@@ -252,7 +255,7 @@ class Child(Battery):
 
     def measure(self, now: float) -> BatteryReading:
         """The partition's reading, aged."""
-        return aged(self._given, now, self.params.max_age, self.params.invalid_after)
+        return aged(self._given, now, self._max_age, self._invalid_after)
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Ask the partition."""

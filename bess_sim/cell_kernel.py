@@ -32,7 +32,10 @@ class CellKernel:
     """Both halves of a step over the arrays of one bank. Raises OSError where `library` cannot be loaded."""
 
     def __init__(self, library: Path, sizes: Sequence[int], table: int, arrays: dict[str, Array]) -> None:
-        """`sizes` = cells of each pack; `table` = knots of the tables; `arrays` by their names in cell_kernel.c; they are read and written in place from now on."""
+        """`sizes` = cells of each pack; `table` = knots of the tables; `arrays` by their names in cell_kernel.c.
+
+        The arrays are read and written in place from now on. Raises ValueError for one that does not suit.
+        """
         loaded = ctypes.CDLL(str(library))
         self._open, self._close = loaded.cells_open, loaded.cells_close
         self._open.restype = self._close.restype = None
@@ -43,7 +46,8 @@ class CellKernel:
         self._kept = dict(arrays)  # alive as long as their addresses are in use
         self.sums = self._kept['sums'] = np.zeros((2, len(sizes)))  # of A and B of each pack
         self.extremes = self._kept['extremes'] = np.zeros((2, len(sizes)))  # V, lowest and highest of each pack
-        for name in (*_LASTING, *_CHANGING):
+        self._kept |= {name: np.zeros(self._shape) for name in _RENEWED}
+        for name in (*_LASTING, *_RENEWED, *_CHANGING):
             array = self._kept[name]
             if array.dtype != np.float64 or not array.flags.c_contiguous:
                 raise ValueError(f'{name} is not a contiguous array of doubles')
@@ -53,9 +57,10 @@ class CellKernel:
         """After a refresh: time step in s, whether cells are bled, heaters in W, and the coefficients that are new."""
         cells = self._cells
         cells.dt, cells.bleeding, cells.heated = dt, bleeding, heating is not None
-        for name, array in {**arrays, 'heating': np.zeros(self._shape) if heating is None else heating}.items():
-            self._kept[name] = whole = np.ascontiguousarray(np.broadcast_to(array, self._shape), dtype=np.float64)
-            setattr(cells, name, whole.ctypes.data)
+        for name, array in arrays.items():
+            np.copyto(self._kept[name], array)
+        if heating is not None:
+            np.copyto(self._kept['heating'], heating)
 
     def open(self) -> list[list[float]]:
         """Sums of A (V) and of B (ohm) over the cells of each pack."""

@@ -18,7 +18,9 @@ class Grid:
     """
 
     def __init__(self, config: GridConfig, rng: np.random.Generator) -> None:
-        self.config = config
+        self._noise_time, self._impedance = config.noise_time, config.impedance
+        self._frequency_noise, self._voltage_noise = config.frequency_noise, config.voltage_noise
+        self._mean_frequency, self._mean_voltage = config.frequency, config.voltage
         self._rng = rng
         self._noise: list[float] = []
         self._deviation, self._swing = 0.0, 0.0
@@ -29,21 +31,20 @@ class Grid:
 
     def step(self, dt: float, phase_power: tuple[float, float, float]) -> None:
         """Advance by `dt` s; an import of `phase_power` (W) lowers the voltage by the impedance."""
-        config = self.config
         if dt != self._dt:
-            self._dt, self._keep = dt, exp(-dt / config.noise_time)
+            self._dt, self._keep = dt, exp(-dt / self._noise_time)
             self._kick = sqrt(1.0 - self._keep**2)
         if len(self._noise) < 2:
             self._noise = self._rng.standard_normal(2048).tolist()
         keep, kick = self._keep, self._kick
-        self._deviation = self._deviation * keep + config.frequency_noise * kick * self._noise.pop()
-        self._swing = self._swing * keep + config.voltage_noise * kick * self._noise.pop()
-        override, mean = self.frequency_override, config.frequency
+        self._deviation = self._deviation * keep + self._frequency_noise * kick * self._noise.pop()
+        self._swing = self._swing * keep + self._voltage_noise * kick * self._noise.pop()
+        override, mean = self.frequency_override, self._mean_frequency
         self.frequency = mean + self._deviation if isnan(override) else override
         volts = self.voltage_override
         if not isnan(volts):
             self.voltage = (volts, volts, volts)
             return
-        volts, drop = config.voltage + self._swing, config.impedance / config.voltage
+        volts, drop = self._mean_voltage + self._swing, self._impedance / self._mean_voltage
         a, b, c = phase_power
         self.voltage = (volts - drop * a, volts - drop * b, volts - drop * c)

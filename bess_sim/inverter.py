@@ -17,39 +17,15 @@ from bess_sim.plant_config import InverterConfig
 class Inverter:
     """State of one inverter. `power` (W, + = charging) and `reactive_power` (var) flow at AC."""
 
-    __slots__ = (
-        '_dt',
-        '_keep',
-        '_keep_heat',
-        '_pending',
-        'ambient',
-        'charge_limit',
-        'config',
-        'dc_power',
-        'discharge_limit',
-        'energy_export',
-        'energy_import',
-        'fixed',
-        'loss_energy',
-        'power',
-        'quadratic',
-        'ramp',
-        'reactive_power',
-        'reactive_reference',
-        'reactive_shaft',
-        'reference',
-        'running',
-        'shaft',
-        'target',
-        'temperature',
-    )  # fmt: skip
-
     #: K above ambient per W of loss at a 5 kW device, and its thermal time constant in s
     HEATING = 0.15
     THERMAL_TIME = 900.0
 
     def __init__(self, config: InverterConfig, ambient: float) -> None:
-        self.config = config
+        # read at each step, and reading a validated section takes as long as a step: plain values
+        self.rating, self.phase, self.standby_power = config.rating, config.phase, config.standby_power
+        self.dead_time, self.lag, self.own_ramp = config.dead_time, config.lag, config.ramp
+        self.proportional = config.proportional_loss
         self.charge_limit = min(config.max_charge_power or config.rating, config.rating)
         self.discharge_limit = min(config.max_discharge_power or config.rating, config.rating)
         self.fixed = 0.0062 * config.rating if config.fixed_loss is None else config.fixed_loss
@@ -75,12 +51,12 @@ class Inverter:
             )
         if not isnan(ramp) and ramp <= 0.0:
             raise ValueError(f'ramp must be above 0 W/s, not {ramp!r}')
-        self._pending.append((now + self.config.dead_time, power, reactive_power, ramp))
+        self._pending.append((now + self.dead_time, power, reactive_power, ramp))
 
     def loss(self, power: float, reactive_power: float) -> float:
         """Loss (W, >= 0) while running at this AC power."""
         apparent = hypot(power, reactive_power) if reactive_power else abs(power)
-        return self.fixed + (self.config.proportional_loss + self.quadratic * apparent) * apparent
+        return self.fixed + (self.proportional + self.quadratic * apparent) * apparent
 
     def wish(self, now: float, dt: float, can_charge: bool, can_discharge: bool) -> float:
         """Advance the response by `dt`; returns the DC power (W) it wants. `settle` must follow."""
@@ -88,7 +64,7 @@ class Inverter:
         while pending and pending[0][0] <= now + 1e-9:
             self._accept(*pending.popleft()[1:])
         if dt != self._dt:
-            self._dt, self._keep = dt, relaxation(self.config.lag, dt)
+            self._dt, self._keep = dt, relaxation(self.lag, dt)
             self._keep_heat = relaxation(self.THERMAL_TIME, dt)
         power, reactive = self.target
         move = self.ramp * dt
@@ -112,7 +88,7 @@ class Inverter:
         self.dc_power = dc_power
         reactive = self.reactive_shaft
         if not self.running:
-            power, reactive = self.config.standby_power, 0.0
+            power, reactive = self.standby_power, 0.0
             loss = power - dc_power
         elif dc_power == wished == self.shaft - (loss := self.loss(self.shaft, reactive)):
             power = self.shaft
@@ -128,7 +104,7 @@ class Inverter:
         else:
             self.energy_export -= power * dt
         self.loss_energy += loss * dt
-        final = self.ambient + self.HEATING * loss * 5000.0 / self.config.rating
+        final = self.ambient + self.HEATING * loss * 5000.0 / self.rating
         self.temperature = final + (self.temperature - final) * self._keep_heat
 
     def _accept(self, power: float, reactive: float, ramp: float) -> None:
@@ -136,9 +112,9 @@ class Inverter:
         power = self.target[0] if isnan(power) else power
         reactive = self.target[1] if isnan(reactive) else reactive
         power = min(max(power, -self.discharge_limit), self.charge_limit)
-        rest = sqrt(max(self.config.rating**2 - power**2, 0.0))
+        rest = sqrt(max(self.rating**2 - power**2, 0.0))
         self.target = (power, min(max(reactive, -rest), rest))
-        self.ramp = self.config.ramp if isnan(ramp) else min(ramp, self.config.ramp)
+        self.ramp = self.own_ramp if isnan(ramp) else min(ramp, self.own_ramp)
 
     def _halt(self) -> None:
         self.reference = self.reactive_reference = self.shaft = self.reactive_shaft = 0.0

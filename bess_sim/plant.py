@@ -53,15 +53,15 @@ class EnergyBooks:
 class Unit:
     """One pack with its inverter: switches and voltage trips."""
 
-    __slots__ = ('charge_switch', 'config', 'discharge_switch', 'discharged', 'inverter', 'limits',
-                 'name', 'row', 'stored_at_start', 'too_high', 'too_low')  # fmt: skip
-
     def __init__(self, name: str, row: int, config: PlantConfig) -> None:
         self.name, self.row, self.config = name, row, config.units[name]
         self.inverter = Inverter(self.config.inverter, config.ambient)
         self.charge_switch = self.discharge_switch = True
         self.too_high = self.too_low = False
-        chemistry = CHEMISTRIES[self.config.pack.chemistry]
+        pack = self.config.pack
+        self.soh, self.taper, self.cycles, self.sensors = pack.soh, pack.taper, pack.cycles, pack.temperature_sensors
+        self.max_charge_current, self.max_discharge_current = pack.max_charge_current, pack.max_discharge_current
+        chemistry = CHEMISTRIES[pack.chemistry]
         self.limits = (chemistry.min_voltage, chemistry.max_voltage)
         self.discharged = 0.0  # Ah
         self.stored_at_start = 0.0  # Wh
@@ -82,6 +82,7 @@ class Plant:
             unit.stored_at_start = self._bank.stored_energy(unit.row)
         self.grid = Grid(config.grid, rng)
         self._house, self._pv = load_profile(config), pv_profile(config)
+        self._house_phase, self._pv_phase = config.house.phase, config.pv.phase
         self._house_q = tan(acos(config.house.power_factor))
         self.house_override = self.pv_override = nan  # W, + load and magnitude; NaN = the profile
         self.house_power = self.pv_power = 0.0  # W, passive signs
@@ -139,16 +140,16 @@ class Plant:
 
     def _measure(self) -> None:
         """Powers at the connection point: profiles at the present time, and inverters."""
-        t, config = self.time, self.config
+        t = self.time
         house, pv = self.house_override, self.pv_override
         self.house_power = house = self._house.at(t) if isnan(house) else house
         self.pv_power = pv = -(self._pv.at(t) if isnan(pv) else pv)
         phases = [0.0, 0.0, 0.0]
-        for power, phase in ((house, config.house.phase), (pv, config.pv.phase)):
+        for power, phase in ((house, self._house_phase), (pv, self._pv_phase)):
             _put(phases, power, phase)
         reactive = house * self._house_q
         for unit in self._list:
-            _put(phases, unit.inverter.power, unit.config.inverter.phase)
+            _put(phases, unit.inverter.power, unit.inverter.phase)
             reactive += unit.inverter.reactive_power
         self.phase_power = (phases[0], phases[1], phases[2])
         self.reactive_power = reactive
@@ -158,28 +159,28 @@ class Plant:
     def pack(self, name: str) -> PackSample:
         """See `PlantApi`; injected faults show here."""
         unit, bank = self._unit(name), self._bank
-        row, pack = unit.row, unit.config.pack
-        n = pack.cells
+        row = unit.row
+        n = bank.sizes[row]
         charge = bank.reach[row]
         full = charge + bank.room[row]  # a series string is full and empty with its first cell
         soc = charge / full if full > 0.0 else 0.0
         cells = bank.cells[row].copy()
         heat = bank.temperature[row, :n].tolist()
-        sensors = pack.temperature_sensors
+        sensors = unit.sensors
         temperatures = [heat[(2 * k + 1) * n // (2 * sensors)] for k in range(sensors)]
         voltage = bank.pack_voltage[row]
         coldest = min(temperatures)
         if self.faults:
             shift = self._disturb(name, cells, temperatures)
             voltage += shift
-        up = 0.0 if pack.taper and coldest < 0.0 else _taper(1.0 - soc, pack.taper)
+        up = 0.0 if unit.taper and coldest < 0.0 else _taper(1.0 - soc, unit.taper)
         energy, energy_full = bank.told_energy(row)
         bleed = bank.bleed[row, :n].tolist() if bank.balancing else ()
         return PackSample(
             voltage=voltage,
             current=bank.current[row],
             soc=soc,
-            soh=pack.soh,
+            soh=unit.soh,
             charge=charge,
             charge_full=full,
             energy=energy,
@@ -189,15 +190,15 @@ class Plant:
             balancing=tuple(b > 0.0 for b in bleed) if bleed else (False,) * n,
             charge_switch=unit.charge_switch,
             discharge_switch=unit.discharge_switch,
-            max_charge_current=pack.max_charge_current * up,
-            max_discharge_current=pack.max_discharge_current * _taper(soc, pack.taper),
-            cycles=pack.cycles + int(unit.discharged / full) if full > 0.0 else pack.cycles,
+            max_charge_current=unit.max_charge_current * up,
+            max_discharge_current=unit.max_discharge_current * _taper(soc, unit.taper),
+            cycles=unit.cycles + int(unit.discharged / full) if full > 0.0 else unit.cycles,
         )
 
     def inverter(self, name: str) -> InverterSample:
         """See `PlantApi`."""
         unit, bank = self._unit(name), self._bank
-        inverter, phase = unit.inverter, unit.config.inverter.phase
+        inverter, phase = unit.inverter, unit.inverter.phase
         volts = self.grid.voltage
         return InverterSample(
             active_power=inverter.power,
@@ -213,7 +214,7 @@ class Plant:
             energy_export=inverter.energy_export / 3600.0,
             max_charge_power=inverter.charge_limit,
             max_discharge_power=inverter.discharge_limit,
-            max_apparent_power=inverter.config.rating,
+            max_apparent_power=inverter.rating,
         )
 
     def meter(self) -> MeterSample:
@@ -230,7 +231,7 @@ class Plant:
     def pv_meter(self) -> MeterSample:
         """See `PlantApi`."""
         phases = [0.0, 0.0, 0.0]
-        _put(phases, self.pv_power, self.config.pv.phase)
+        _put(phases, self.pv_power, self._pv_phase)
         return MeterSample(
             phase_power=(phases[0], phases[1], phases[2]),
             voltage=self.grid.voltage,

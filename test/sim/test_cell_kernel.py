@@ -41,7 +41,8 @@ def state(bank: CellBank) -> dict[str, Any]:
     return {
         'charge': bank.charge, 'voltage': bank.voltage, 'temperature': bank.temperature, 'heat': bank.heat,
         'current': bank.current, 'dc': bank.dc_energy, 'pack': bank.pack_voltage, 'room': bank.room,
-        'reach': bank.reach, 'cells': [v for cells in bank.cells for v in cells], 'bleed': bank.bleed, 'highest': bank.cell_max, 'lowest': bank.cell_min}
+        'reach': bank.reach, 'cells': [v for cells in bank.cells for v in cells], 'bleed': bank.bleed,
+        'highest': bank.cell_max, 'lowest': bank.cell_min}
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,7 +72,8 @@ def test_sums_are_those_of_numpy(library: Path, cells: int) -> None:
     """Its order of adding decides the last bits; strings of any length."""
     rng = np.random.default_rng(cells)
     shape = (2, cells)
-    arrays = {name: np.zeros(shape) for name in (*cell_kernel._LASTING, *cell_kernel._CHANGING) if name not in ('sums', 'extremes')}
+    arrays = {name: np.zeros(shape) for name in (*cell_kernel._LASTING, *cell_kernel._CHANGING)
+              if name not in ('sums', 'extremes')}
     arrays |= {'slope': np.zeros(2), 'base': np.zeros(2), 'ae': np.ones((2, *shape)), 'rc': np.zeros((2, *shape)),
                'line': np.zeros((4, *shape)), 'flow': np.zeros((3, 2)), 'v1': rng.normal(size=shape) * 1e3}
     kernel = cell_kernel.CellKernel(library, [cells] * 2, 2, arrays)
