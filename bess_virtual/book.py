@@ -66,9 +66,13 @@ class Book:
         names = {*self._in_force, *(o for o, _ in self._held)} - {owner}
         return {name: self.effective(name) for name in sorted(names)}
 
+    def rest(self, owner: str) -> Plan:
+        """Plans of everybody else together, held ones included."""
+        return total(list(self.others(owner).values()))
+
     def promised(self) -> Plan:
         """All plans together, held ones included."""
-        return total(list(self.others('').values()))
+        return self.rest('')
 
     def hold(self, promise: Promise) -> None:
         """Phase one."""

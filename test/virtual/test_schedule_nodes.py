@@ -18,7 +18,9 @@ from bess_core.convert import wall_stamp
 from bess_core.values import Quality
 from bess_virtual import reservation_node, scheduling_node
 from bess_virtual.aggregate_node import AggregateNode
+from bess_virtual.book import Promise
 from bess_virtual.partition_node import PartitionChildNode, PartitionNode
+from bess_virtual.plan import Plan
 from bess_virtual.unit_node import UnitNode
 
 CLIENTS = 10  # endpoints of 1000 callers: every endpoint of a service gets all its answers, 1000 of them in this one
@@ -209,8 +211,8 @@ def test_what_is_not_admitted_any_more_is_a_fault_until_it_is(graph: Any, monkey
     graph.up(again)
     # Somebody else is quicker than the owner.
     wall = graph.clock.wall()
-    again.scheduling.book.hold(reservation_node.Promise(
-        'ghost', 1, reservation_node.Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
+    again.scheduling.book.hold(Promise(
+        'ghost', 1, Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
     again.scheduling.book.commit('ghost', 1, graph.clock.now() + 1.5)
 
     def said() -> str:
