@@ -19,7 +19,7 @@ from bess_core.values import BatteryReading, Quality, Severity
 
 from .admission import RENEW_S, Admission, Answer, Ask, Done, Part, Prepared, Together, Token, by_text
 from .book import Book, HoldNumbers, Turns
-from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, over, total
+from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, lately, over, total
 
 if TYPE_CHECKING:
     from .logical_battery_node import LogicalBatteryNode
@@ -145,7 +145,7 @@ class Reservations:
             return 'it is shutting down'
         part.book = self.book
         ask, wall = part.ask, self.node.clock.wall()
-        plan = part.plan = from_now(ask.plan, wall)
+        plan = part.plan = lately(ask.plan, wall)
         reason = self._refusal(ask.owner, plan, wall)
         if reason:
             return reason
@@ -158,7 +158,7 @@ class Reservations:
     def _refusal(self, owner: str, plan: Plan, wall: float) -> str:
         """Why this battery cannot promise a plan, by its own limits and other promises; '' when it can."""
         node = self.node
-        if not plan.powers:
+        if not plan.times:
             return ''
         both = clash(plan, self.own)
         if both is not None:
@@ -167,11 +167,16 @@ class Reservations:
             both = clash(plan, promised)
             if both is not None:
                 return f'promised to {other} from {stamp(both[0])} to {stamp(both[1])}'
-        if all(p != p or p == 0.0 for p in plan.powers):
-            return ''
+        lowest, highest, _, _ = plan.bounds
+        if lowest == 0.0 == highest:
+            return ''  # to rest is within all limits, also unknown ones
         if node.reading.quality == Quality.INVALID:
-            return 'it has no valid measurement: limits are unknown'
-        present, later = (widened(x) for x in (node.power_bounds(later=False), node.power_bounds(later=True)))
+            rests = all(p != p or p == 0.0 for p in plan.powers)
+            return '' if rests else 'it has no valid measurement: limits are unknown'
+        present = widened(node.power_bounds(later=False))
+        if present[0] <= lowest and highest <= present[1]:
+            return ''  # those of later are never narrower
+        later = widened(node.power_bounds(later=True))
         outside = beyond(plan, wall, present, later, SOON_S)
         if outside is not None:
             low, high = present if outside[0] <= wall + SOON_S else later
@@ -320,7 +325,7 @@ class Reservations:
         What they refuse stays accepted here and is a fault (`schedule.not_admitted`) until they admit it.
         """
         self._renew_at = self.node.clock.now() + RENEW_S
-        if self.plan.powers or self.book.promised().powers or self._sent:
+        if self.plan.times or self.book.promised().times or self._sent:
             self.turns.enter(self._readmit)
 
     def _readmit(self, leave: Callable[[], None]) -> None:
@@ -352,7 +357,7 @@ class Reservations:
                 self.node.log.warning('plans dropped: not renewed', owners=', '.join(dropped))
                 self.changed()
                 self.readmit()
-        if now >= self._renew_at and (self.own.powers or self._sent):
+        if now >= self._renew_at and (self.own.times or self._sent):
             self.readmit()
 
     def foresee(self, plan: Plan) -> Forecast:

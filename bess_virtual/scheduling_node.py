@@ -169,8 +169,9 @@ class Scheduling(Reservations):
         reason = self._refused_for_promise(begin, request.end)
         forecast = self.foresee(wanted_plan)
         shortfall = forecast.within(wanted_plan, begin, request.end)
-        before = plans.over(promised, own_before)
-        others = (sum(forecast.short) - shortfall) - self._short_outside(before, begin, request.end)
+        others = 0.0  # Wh that other requests lack more than before
+        if (short := sum(forecast.short) - shortfall) != 0.0:
+            others = short - self._short_outside(plans.over(promised, own_before), begin, request.end)
         if not reason and wanted.strict:
             if isnan(shortfall):
                 reason = 'strict: the stored energy is not known'
@@ -258,7 +259,9 @@ class Scheduling(Reservations):
         self.node.log.info('request accepted', event_id=request.event_id, value=request.value,
                            unit='W' if request.is_power else 'A', start=request.start, end=request.end,
                            source=request.source)
-        self.node.drive(self.node.clock.now())
+        node = self.node
+        if request.start <= node.clock.wall() or max(node.lead) > 0.0:  # else the ticks are soon enough
+            node.drive(node.clock.now())
         reply(response)
 
     def _hints(self, request: Request, overlays: str, begin: float, wall: float) -> list[str]:

@@ -16,14 +16,18 @@ from bess_virtual import plan_shares
 from bess_virtual.book import Book, Promise
 from bess_virtual.plan import (
     EMPTY,
+    MANY,
+    MOMENT_S,
     Plan,
     beyond,
     checked,
     clash,
     foresee,
     from_now,
+    lately,
     of_schedule,
     over,
+    portion,
     same,
     single,
     total,
@@ -70,6 +74,93 @@ def test_arithmetic_is_that_of_each_instant(plans, now):
     for plan in (upper, summed, later):
         assert list(plan.times) == sorted(set(plan.times))
         assert len(plan.powers) == max(0, len(plan.times) - 1)
+
+
+def is_bounded(plan: Plan, *, exactly: bool) -> None:
+    """Against the plan as it is written down."""
+    asked = [(b - a, 0.0 if isnan(p) else p) for a, b, p in zip(plan.times, plan.times[1:], plan.powers, strict=False)]
+    found = (min((p for _, p in asked), default=0.0), max((p for _, p in asked), default=0.0),
+             sum(w * max(p, 0.0) for w, p in asked) / 3600.0, sum(w * max(-p, 0.0) for w, p in asked) / 3600.0)
+    if exactly:
+        assert plan.bounds == pytest.approx(found)
+    else:
+        tiny = 1e-12 + 1e-12 * max(map(abs, found))
+        assert plan.bounds[0] <= found[0] and plan.bounds[1] >= found[1]
+        assert plan.bounds[2] >= found[2] - tiny and plan.bounds[3] >= found[3] - tiny
+    assert plan.asks() == any(not isnan(p) for p in plan.powers)
+    assert [plan.at(t) for t in plan.times[:-1]] == pytest.approx(list(plan.powers), nan_ok=True)
+
+
+@st.composite
+def siblings(draw):
+    """Plans over the same times, short and long, some of which ask at the same times as portions of one do."""
+    length = draw(st.sampled_from([1, 3, MANY - 1, MANY, MANY + 1, 40]))
+    times = [float(k) for k in range(length + 1)]
+    row = st.lists(powers, min_size=length, max_size=length)
+    first = Plan(times, draw(row))
+    others = [portion(first, draw(st.sampled_from([0.0, 0.3, 1.0, 2.5]))) for _ in range(draw(st.integers(0, 2)))]
+    others += [Plan(list(times), [nan if isnan(p) else -1.5 * p for p in first.powers])] * draw(st.integers(0, 1))
+    others += [Plan(times, draw(row))] * draw(st.integers(0, 1))
+    return [first, *others]
+
+
+@settings(max_examples=300, deadline=None)
+@given(siblings(), st.integers(0, 45), st.integers(0, 45), st.integers(-5, 5).map(float), st.floats(0.0, 3.0))
+def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, power, factor):
+    is_bounded(plans[0], exactly=True)
+    for plan in plans[1:]:
+        is_bounded(plan, exactly=False)
+    summed, part = total(plans), portion(plans[0], factor)
+    more = over(single(start, end, power), plans[0])
+    is_bounded(summed, exactly=False)
+    is_bounded(part, exactly=False)
+    is_bounded(more, exactly=True)
+    for k in range(2 * len(plans[0].times)):
+        t = k / 2
+        asked = [p.at(t) for p in plans if not isnan(p.at(t))]
+        assert summed.at(t) == pytest.approx(sum(asked) if asked else nan, nan_ok=True)
+        assert same(part.at(t), plans[0].at(t) * factor)
+        assert same(more.at(t), power if start <= t < end else plans[0].at(t))
+        low, high, _, _ = summed.bounds
+        assert beyond(summed, 0.0, (low, high), (low, high)) is None
+    truth = [0.0 if isnan(p) else p for p in summed.powers] or [0.0]
+    lowest, highest = min(truth) + 1e-6, max(truth) - 1e-6
+    if lowest < 0.0 < highest:  # wide bounds do not excuse what is really too much
+        assert beyond(summed, 0.0, (lowest, 9e9), (lowest, 9e9)) is not None
+        assert beyond(summed, 0.0, (-9e9, highest), (-9e9, highest)) is not None
+
+
+@settings(max_examples=300, deadline=None)
+@given(siblings(), st.floats(0, 100), st.sampled_from([50.0, 100.0, nan]), st.floats(0, 40),
+       st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 1.0]))
+def test_the_forecast_by_bounds_is_that_segment_by_segment(plans, energy, full, now, charge, discharge):
+    for plan in (*plans, total(plans)):
+        hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
+        quick = foresee(hours, now * 3600.0, energy, full, charge, discharge)
+        slow = module._followed(hours, now * 3600.0, energy, full, charge, discharge)
+        assert list(quick.short) == pytest.approx(list(slow.short), abs=1e-6)
+        assert quick.runs_out == pytest.approx(slow.runs_out, nan_ok=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_plans(), st.floats(-1, END + 1))
+def test_a_plan_of_a_moment_ago_is_taken_as_it_is(plan, now):
+    taken = lately(plan, now)
+    for t in POINTS:
+        if t >= now:
+            assert same(taken.at(t), plan.at(t))
+    assert taken is plan or taken.times == [] or len(taken.times) == 0 or taken.times[0] == now
+    if taken is plan and plan.times:
+        assert plan.times[0] >= now - MOMENT_S and plan.times[1] > now, 'nothing that is over is kept'
+
+
+def test_plans_are_equal_by_what_they_say():
+    plan = single(1.0, 2.0, 5.0)
+    assert plan == Plan([1.0, 2.0], [5.0]) and plan != Plan([1.0, 2.0], [6.0]) and plan != EMPTY and plan != 5
+    assert repr(plan) == 'Plan((1.0, 2.0), (5.0,))'
+    assert checked([1.0], []) is EMPTY
+    with pytest.raises(AttributeError, match='nothing'):
+        _ = plan.nothing
 
 
 @settings(max_examples=500, deadline=None)
