@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import nan
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from .book import Book, Promise
+from .book import Book, Promise, Turns
 from .plan import EMPTY, Forecast, Plan
-
-if TYPE_CHECKING:
-    from .reservation_node import Reservations
 
 HOLD_S = 5.0  # how long members hold a plan that is not put into force
 RENEW_S = 20.0  # how often an owner sends its plan again
@@ -57,12 +54,35 @@ Done = Callable[[Answer], None]
 Prepared = Callable[[str, list[str], 'Token | None'], None]  # reason or '', forecasts of members, what is held
 
 
+class Keeper(Protocol):
+    """A battery that keeps a book; see `reservation_node.Reservations`."""
+
+    node: Any
+    book: Book
+    turns: Turns
+
+    def examine(self, part: Part) -> str:
+        """Why it cannot promise what is asked, as far as it decides itself; '' when it can."""
+
+    def ask_below(self, shares: list[tuple[str, Plan]], strict: bool, done: Prepared) -> None:
+        """Let members hold these plans; all or nothing."""
+
+    def abort_below(self, token: Token | None) -> None:
+        """Drop what is held below."""
+
+    def admit(self, parts: list[Part]) -> None:
+        """Admit these in one turn."""
+
+    def words(self, runs_out: float, plan: Plan) -> str:
+        """Forecast in words."""
+
+
 class Part:
     """One battery in an admission."""
 
     __slots__ = ('ask', 'book', 'done', 'forecast', 'keeper', 'plan', 'wanted')
 
-    def __init__(self, keeper: Reservations, ask: Ask, done: Done) -> None:
+    def __init__(self, keeper: Keeper, ask: Ask, done: Done) -> None:
         self.keeper, self.ask, self.done = keeper, ask, done
         self.book: Book = keeper.book
         self.plan = self.wanted = EMPTY  # as asked, without its past; with everything else that is planned
@@ -151,5 +171,5 @@ def by_text(answers: dict[str, Answer]) -> list[str]:
     return [f'{", ".join(members)}: {message}' for message, members in said.items()]
 
 
-__all__ = ['HOLD_S', 'KEEP_S', 'RENEW_S', 'Admission', 'Answer', 'Ask', 'Done', 'Part', 'Prepared', 'Together', 'Token',
-           'by_text']
+__all__ = ['HOLD_S', 'KEEP_S', 'RENEW_S', 'Admission', 'Answer', 'Ask', 'Done', 'Keeper', 'Part', 'Prepared', 'Together',
+           'Token', 'by_text']

@@ -46,6 +46,7 @@ class Reservations:
         self._asked: OrderedDict[tuple[int, str, int, bytes], Answer | list[Done]] = OrderedDict()
         self._renew_at = 0.0
         self._sent = False  # members hold a plan of this battery
+        self._refused = False  # they did not admit the whole plan when it was sent again: `schedule.not_admitted`
         self.is_open = False
 
     def open(self) -> None:
@@ -236,7 +237,8 @@ class Reservations:
             return
         if phase == COMMIT:  # the whole plan
             self._sent = True
-            self._renew_at = self.node.clock.now() + RENEW_S
+            if not self._refused:
+                self._renew_at = self.node.clock.now() + RENEW_S
         if token.told:  # by one that was admitted together with this
             if phase != token.told:
                 self._differs(phase)
@@ -336,6 +338,7 @@ class Reservations:
         plan = from_now(self.wanted(), node.clock.wall())
 
         def prepared(refusal: str, _: list[str], token: Token | None) -> None:
+            self._refused = bool(refusal)
             if refusal:
                 self.renew_soon()
             else:
@@ -365,8 +368,7 @@ class Reservations:
         reading: BatteryReading = self.node.reading
         return foresee(plan, self.node.clock.wall(), reading.energy, reading.energy_full, *self.node.efficiencies)
 
-    @staticmethod
-    def words(runs_out: float, plan: Plan) -> str:
+    def words(self, runs_out: float, plan: Plan) -> str:
         """Forecast in words; '' when the battery lasts."""
         if isnan(runs_out):
             return ''

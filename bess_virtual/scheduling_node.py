@@ -22,9 +22,10 @@ from bess_core.convert import wall_stamp
 from bess_core.values import Quality, Severity
 
 from . import plan as plans
+from .admission import Token
 from .journal import Committer, Journal, added, cancelled, remember
 from .plan import EMPTY, NOTHING_WH, Plan
-from .reservation_node import SOON_S, Reservations, Token, stamp
+from .reservation_node import SOON_S, Reservations, stamp
 from .schedule import Request, Schedule
 
 if TYPE_CHECKING:

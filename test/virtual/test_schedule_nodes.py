@@ -225,6 +225,20 @@ def test_what_is_not_admitted_any_more_is_a_fault_until_it_is(graph: Any, monkey
     assert stack.promised(again, 150.0) == pytest.approx(400.0)
 
 
+def test_the_fault_ends_soon_also_when_another_request_is_admitted_first(
+        graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservation_node, 'RETRY_S', 0.5)
+    stack = Stack(graph)
+    assert stack.ask('all', 800.0, 100.0, 200.0).accepted
+    book, wall = stack.units[0].scheduling.book, graph.clock.wall()
+    book.hold(Promise('ghost', 1, Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
+    stack.all.readmit()
+    graph.wait(lambda: stack.all.faults.get('schedule.not_admitted') is not None, 'a fault')
+    book.abort('ghost', 1)
+    assert stack.ask('all', 800.0, 300.0, 400.0).accepted
+    graph.wait(lambda: stack.all.faults.get('schedule.not_admitted') is None, 'all is admitted', 3.0)
+
+
 def test_a_member_that_hangs_is_a_refusal_in_time(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservation_node, 'ANSWER_S', 0.3)
     stack = Stack(graph, apart=True)
