@@ -171,5 +171,5 @@ def by_text(answers: dict[str, Answer]) -> list[str]:
     return [f'{", ".join(members)}: {message}' for message, members in said.items()]
 
 
-__all__ = ['HOLD_S', 'KEEP_S', 'RENEW_S', 'Admission', 'Answer', 'Ask', 'Done', 'Keeper', 'Part', 'Prepared', 'Together',
-           'Token', 'by_text']
+__all__ = ['HOLD_S', 'KEEP_S', 'RENEW_S', 'Admission', 'Answer', 'Ask', 'Done', 'Keeper', 'Part', 'Prepared',
+           'Together', 'Token', 'by_text']

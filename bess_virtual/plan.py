@@ -112,6 +112,12 @@ def _bounds(plan: Plan) -> Bounds:
     return low, high, charged / 3600.0, discharged / 3600.0
 
 
+def tightened(plan: Plan) -> Bounds:
+    """Bounds worked out anew, for the sum of others, of which they may be wide."""
+    plan.bounds = _bounds(plan)
+    return plan.bounds
+
+
 _DERIVED: dict[str, Callable[[Plan], Any]] = {
     'powers': lambda plan: plan.arrays[1].tolist(),
     'arrays': lambda plan: (np.asarray(plan.times, dtype=np.float64), np.asarray(plan.powers, dtype=np.float64)),
@@ -190,8 +196,13 @@ def _added(plans: Sequence[Plan]) -> Plan | None:
         powers = powers + plan.arrays[1]
         a, b = bounds, plan.bounds
         bounds = a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
-    made = _made(first.times, (first.arrays[0], powers))
-    made.idle, made.bounds = first.idle, bounds
+    return alike(first, powers, bounds)
+
+
+def alike(plan: Plan, powers: Array, bounds: Bounds) -> Plan:
+    """Other powers over the same times, NaN where the plan asks for nothing; with their bounds."""
+    made = _made(plan.times, (plan.arrays[0], powers))
+    made.idle, made.bounds = plan.idle, bounds
     return made
 
 
@@ -199,10 +210,8 @@ def portion(plan: Plan, factor: float) -> Plan:
     """The plan times a factor >= 0."""
     if not factor > 0.0:
         return scaled(plan, plan.arrays[1] * factor)
-    made = _made(plan.times, (plan.arrays[0], plan.arrays[1] * factor))
     low, high, charged, discharged = plan.bounds
-    made.idle, made.bounds = plan.idle, (low * factor, high * factor, charged * factor, discharged * factor)
-    return made
+    return alike(plan, plan.arrays[1] * factor, (low * factor, high * factor, charged * factor, discharged * factor))
 
 
 def clash(a: Plan, b: Plan) -> tuple[float, float] | None:
@@ -223,8 +232,9 @@ def beyond(plan: Plan, now: float, present: tuple[float, float], later: tuple[fl
 
     Limits are (lowest, highest) in W: `present` for what begins before now + `soon`, `later` for the rest.
     """
-    lowest, highest, _, _ = plan.bounds
-    if highest <= min(present[1], later[1]) and lowest >= max(present[0], later[0]):
+    low, high = max(present[0], later[0]), min(present[1], later[1])
+    if (plan.bounds[0] >= low and plan.bounds[1] <= high) or (
+            len(plan.times) > MANY and (exact := tightened(plan))[0] >= low and exact[1] <= high):
         return None  # within both, 0 as well; else one by one
     for start, power in zip(plan.times, plan.powers, strict=False):
         low, high = present if start <= now + soon else later

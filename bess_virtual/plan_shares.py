@@ -15,7 +15,9 @@ from bess_core.values import BatteryReading
 
 from .allocation import allocate
 from .member import Member, view
-from .plan import EMPTY, MANY, WITH_ROUNDING, Plan, portion, scaled
+from .plan import EMPTY, MANY, WITH_ROUNDING, Plan, alike, portion, scaled, tightened
+
+NEAR_END = 1e-6  # part of the whole energy from which on members near an end are followed one by one
 
 
 class Highest:
@@ -46,8 +48,10 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
         return [EMPTY] * len(views)
     if len(views) == 1 and minimum is None:
         return [_share_of_one(plan, views[0], wall, highest)]
-    if len(plan.times) > MANY and minimum is None and (quick := _in_proportion(plan, wall, views, highest)) is not None:
-        return quick
+    if len(plan.times) > MANY and minimum is None:
+        quick = _in_proportion(plan, wall, views, highest) or _both_ways(plan, wall, views, highest)
+        if quick is not None:
+            return quick
     stored, rooms = [m.energy for m in views], [m.headroom for m in views]
     limits = {(charging, later): _limits(views, charging, highest if later else None)
               for charging in (True, False) for later in (True, False)}
@@ -73,7 +77,7 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
                 break
             shares[k] = share if charging else -share
         rows.append(shares)
-        hours = (end - max(start, wall)) / 3600.0
+        hours = max(end - max(start, wall), 0.0) / 3600.0
         for k, share in enumerate(shares):
             if share:  # NaN, not known, stays NaN
                 stored[k] = max(stored[k] + share * hours, 0.0)
@@ -87,7 +91,7 @@ def _in_proportion(plan: Plan, wall: float, views: Sequence[Member],
     all along. None for any other plan."""
     low, high, charged, discharged = plan.bounds
     if low < 0.0 < high:  # the bounds of a sum may be wide
-        low, high = float(plan.moving.min()), float(plan.moving.max())
+        low, high, charged, discharged = tightened(plan)
         if low < 0.0 < high:
             return None
     charging = high > 0.0
@@ -108,6 +112,45 @@ def _in_proportion(plan: Plan, wall: float, views: Sequence[Member],
                 np.abs(plan.arrays[1] * factor) > np.where(plan.arrays[0][:-1] > wall, then, present)).any():
             return None
     return [portion(plan, factor) for factor in factors]
+
+
+def _both_ways(plan: Plan, wall: float, views: Sequence[Member],
+               highest: Sequence[Highest] | None) -> list[Plan] | None:
+    """The shares of a plan of both directions in which nobody reaches a limit or an end; None for any other plan.
+
+    Discharging takes the same part of every energy, charging the same part of every headroom. So each energy stays
+    a * (the present one) + b * (energy + headroom), with a and b the same for all members: a is the product of the
+    parts that were left, b follows from the sum.
+    """
+    bounds = [np.array(_limits(views, charging, seen)) for seen in (None, highest) for charging in (False, True)]
+    able = bounds[0] > 0.0
+    if any(((limit > 0.0) != able).any() for limit in bounds) or not able.any():
+        return None
+    energies = np.array([m.energy if x else 0.0 for m, x in zip(views, able, strict=True)])
+    wholes = energies + np.array([m.headroom if x else 0.0 for m, x in zip(views, able, strict=True)])
+    times, moving = plan.arrays[0], plan.moving
+    ahead = np.fmax(times, wall)
+    first, whole = float(energies.sum()), float(wholes.sum())
+    after = first + np.cumsum(moving * (ahead[1:] - ahead[:-1])) / 3600.0
+    if not (0.0 < first < whole < inf and after.min() > NEAR_END * whole and after.max() < (1.0 - NEAR_END) * whole):
+        return None
+    before = np.concatenate(([first], after[:-1]))
+    charging, room = moving > 0.0, whole - before
+    a = np.concatenate(([1.0], np.cumprod(np.where(charging, (whole - after) / room, after / before))[:-1]))
+    b = (before - a * first) / whole
+    stored = np.outer(energies, a) + np.outer(wholes, b)
+    shares = moving * np.where(charging, (wholes[:, None] - stored) / room, stored / before)
+    lows, highs = shares.min(axis=1), shares.max(axis=1)
+    if (highs > bounds[1]).any() or (-lows > bounds[0]).any():  # what begins later may use other limits
+        later = times[:-1] > wall
+        if ((shares > np.where(later, bounds[3][:, None], bounds[1][:, None])).any()
+                or (-shares > np.where(later, bounds[2][:, None], bounds[0][:, None])).any()):
+            return None
+    moved = shares * (times[1:] - times[:-1]) / 3600.0
+    charged, discharged = np.maximum(moved, 0.0).sum(axis=1), -np.minimum(moved, 0.0).sum(axis=1)
+    shares[:, plan.idle] = nan
+    return [alike(plan, powers, limits) for powers, limits in zip(
+        shares, zip(lows.tolist(), highs.tolist(), charged.tolist(), discharged.tolist(), strict=True), strict=True)]
 
 
 def _moved(plan: Plan, wall: float) -> float:
@@ -134,7 +177,7 @@ def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Hig
         limit = bounds[start > wall][charging]
         share = power if -limit <= power <= limit else limit if charging else -limit
         powers.append(share)
-        moved = share * (end - (start if start > wall else wall)) / 3600.0
+        moved = share * max(end - max(start, wall), 0.0) / 3600.0
         energy, room = energy + moved, room - moved  # NaN, not known, stays NaN
         energy = max(energy, 0.0)
         room = max(room, 0.0)

@@ -104,7 +104,7 @@ def siblings(draw):
     return [first, *others]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(siblings(), st.integers(0, 45), st.integers(0, 45), st.integers(-5, 5).map(float), st.floats(0.0, 3.0))
 def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, power, factor):
     is_bounded(plans[0], exactly=True)
@@ -130,7 +130,7 @@ def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, p
         assert beyond(summed, 0.0, (-9e9, highest), (-9e9, highest)) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(siblings(), st.floats(0, 100), st.sampled_from([50.0, 100.0, nan]), st.floats(0, 40),
        st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 1.0]))
 def test_the_forecast_by_bounds_is_that_segment_by_segment(plans, energy, full, now, charge, discharge):
@@ -424,3 +424,45 @@ def test_a_long_plan_in_proportion_is_shared_as_segment_by_segment(powers: list[
         at = plan.times[k] + 1.0
         for a, b in zip(whole, slow, strict=True):
             assert a.at(at) == pytest.approx(b.at(at), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.sampled_from([nan, 0.0, 100.0, 250.0, -100.0, -400.0, 900.0, -900.0]), min_size=25, max_size=60),
+       st.lists(st.tuples(st.floats(0.0, 1.0), st.sampled_from([100.0, 800.0, 5000.0]),
+                          st.sampled_from([100.0, 600.0, 2000.0]), st.booleans()), min_size=2, max_size=4),
+       st.sampled_from([60.0, 900.0]), st.sampled_from([0.0, 1010.0, 2000.0]))
+def test_a_long_plan_of_both_directions_is_shared_as_segment_by_segment(
+        asked: list[float], members: list[tuple[float, float, float, bool]], width: float, wall: float) -> None:
+    plan = Plan([1000.0 + width * k for k in range(len(asked) + 1)], asked)
+    readings = [BatteryReading(time=0.0, newest=0.0, quality=Quality.OK, mode=Mode.IDLE,
+                               contactor=Contactor.OPEN if blocked and k else Contactor.CLOSED, energy=soc * size,
+                               energy_full=size, max_charge_power=limit, max_discharge_power=limit)
+                for k, (soc, size, limit, blocked) in enumerate(members)]
+    seen = [Highest() for _ in members]
+    for one, (_, _, limit, _) in zip(seen, members, strict=True):
+        one.see(limit * 1.2, limit)
+    quick = share_plan(plan, readings, 0.0, wall, 5.0, 10.0, highest=seen)
+    many, plan_shares.MANY = plan_shares.MANY, 1000
+    try:
+        slow = share_plan(plan, readings, 0.0, wall, 5.0, 10.0, highest=seen)
+    finally:
+        plan_shares.MANY = many
+    for k in range(len(asked)):
+        if plan.times[k + 1] > wall:
+            at = plan.times[k] + 0.5 * width
+            assert [p.at(at) for p in quick] == pytest.approx([p.at(at) for p in slow], rel=1e-9, abs=1e-6, nan_ok=True)
+    for share in quick:
+        is_bounded(share, exactly=False)
+
+
+def test_the_quick_way_of_both_directions_is_taken() -> None:
+    members = [battery(energy=1000.0, energy_full=4000.0), battery(energy=3000.0, energy_full=5000.0)]
+    plan = Plan([3600.0 * k for k in range(31)], [500.0, -400.0, nan] * 10)
+    a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0)
+    assert a.times is plan.times is b.times
+    assert (a.at(0.0), b.at(0.0)) == (pytest.approx(300.0), pytest.approx(200.0)), 'by the headroom'
+    assert (a.at(3600.0), b.at(3600.0)) == (pytest.approx(-400.0 * 1300 / 4500), pytest.approx(-400.0 * 3200 / 4500))
+    back = total([a, b])
+    assert back.bounds[0] < plan.bounds[0] and back.bounds[1] > plan.bounds[1], 'of a sum they are wide'
+    assert back.bounds[2:] == pytest.approx(plan.bounds[2:]) and module.tightened(back) == pytest.approx(plan.bounds)
+    assert list(back.powers) == pytest.approx(list(plan.powers), nan_ok=True)
