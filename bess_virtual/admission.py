@@ -115,8 +115,9 @@ class Admission:
 
     def _prepared(self, refusal: str, hints: list[str], token: Token | None) -> None:
         parts = self.parts
-        if not refusal and any(part.keeper.book is not part.book for part in parts):
-            parts[0].keeper.abort_below(token)
+        stay = [part for part in parts if part.keeper.book is part.book]
+        if not refusal and len(stay) < len(parts):
+            (stay or parts)[0].keeper.abort_below(token)
             refusal = 'it was shut down meanwhile'
         if refusal:
             self._refuse([refusal] * len(parts))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .logical_battery_node import LogicalBatteryNode
 
 ANSWER_S = 1.5  # how long a member in another process may take to answer
+FROM_ABOVE = 1.5  # times as late renews who has no plan of its own: its owner does so first, and that comes down
 RETRY_S = 2.0  # how soon after a plan that was not admitted
 TOLERANCE = 0.01  # by which a member's limit may have moved since its owner read it
 MOST_ASKED = 500  # questions of owners whose answers are remembered
@@ -238,7 +239,7 @@ class Reservations:
         if phase == COMMIT:  # the whole plan
             self._sent = True
             if not self._refused:
-                self._renew_at = self.node.clock.now() + RENEW_S
+                self._renew_later()
         if token.told:  # by one that was admitted together with this
             if phase != token.told:
                 self._differs(phase)
@@ -321,12 +322,15 @@ class Reservations:
         """Send the plan to the members again shortly."""
         self._renew_at = min(self._renew_at, self.node.clock.now() + RETRY_S)
 
+    def _renew_later(self) -> None:
+        self._renew_at = self.node.clock.now() + RENEW_S * (1.0 if self.own.times else FROM_ABOVE)
+
     def readmit(self) -> None:
         """Have the members admit the present plan anew: after a change of membership, a restart, a cancellation.
 
         What they refuse stays accepted here and is a fault (`schedule.not_admitted`) until they admit it.
         """
-        self._renew_at = self.node.clock.now() + RENEW_S
+        self._renew_later()
         if self.plan.times or self.book.promised().times or self._sent:
             self.turns.enter(self._readmit)
 

@@ -195,7 +195,6 @@ class Scheduling(Reservations):
                 reply(make(message=f'not admitted below: {refusal}', shortfall=nan))
                 leave()
                 return
-            self.commit_below(token)
             same = self.schedule.version == version  # nothing was withdrawn while the members were asked
             overlays = self.schedule.insert(request)
             self._unsaved.add(request.event_id)
@@ -204,6 +203,7 @@ class Scheduling(Reservations):
                 self._planned, self._planned_version = own, self.schedule.version
             self.own = own if same else self._own_plan(wall)
             self.changed()
+            self.commit_below(token)
             response = make(accepted=True, event_id=request.event_id, shortfall=shortfall)
             if shortfall > NOTHING_WH:
                 response.runs_out = wall_stamp(self._when(forecast, wanted_plan, begin, request.end, power))

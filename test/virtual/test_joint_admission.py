@@ -176,6 +176,20 @@ def test_an_owner_in_another_process_asks_one_by_one(
     assert stack.promised(stack.all, 150.0) == pytest.approx(200.0)
 
 
+def test_a_plan_is_renewed_from_above_not_by_every_layer(
+        graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservation_node, 'RENEW_S', 2.0)
+    stack = Stack(graph)
+    asked = heard(monkeypatch, *stack.nodes)
+    assert stack.ask('both', -800.0, 100.0, 200.0).accepted
+    graph.wait(lambda: len(asked['all']) >= 4, 'renewed', 4.0)
+    graph.settle(0.3)
+    assert {name: phases(asks) for name, asks in asked.items() if name != 'both'} == dict.fromkeys(
+        ['a', 'b', 'all', 'house', 'grid'], [PREPARE, COMMIT, PREPARE, COMMIT])
+    graph.remove(stack.both)
+    graph.wait(lambda: len(asked['all']) >= 8, 'what the dead one leaves is renewed by those below', 8.0)
+
+
 # -- what goes wrong between the phases ----------------------------------------------------------------
 
 
