@@ -32,6 +32,7 @@ class Book:
     def __init__(self) -> None:
         self._in_force: dict[str, Promise] = {}
         self._held: dict[tuple[str, int], Promise] = {}
+        self._others: dict[str, dict[str, Plan]] = {}  # answers of `others` since the last change
         self.plan = EMPTY  # in force, all owners
 
     @property
@@ -63,20 +64,30 @@ class Book:
 
     def others(self, owner: str) -> dict[str, Plan]:
         """Plans of everybody else, held ones included."""
-        names = {*self._in_force, *(o for o, _ in self._held)} - {owner}
-        return {name: self.effective(name) for name in sorted(names)}
+        found = self._others.get(owner)
+        if found is None:
+            names = {*self._in_force, *(o for o, _ in self._held)} - {owner}
+            found = self._others[owner] = {name: self.effective(name) for name in sorted(names)}
+        return found
+
+    def rest(self, owner: str) -> Plan:
+        """Plans of everybody else together, held ones included."""
+        others = self.others(owner)
+        return total(list(others.values())) if others else EMPTY
 
     def promised(self) -> Plan:
         """All plans together, held ones included."""
-        return total(list(self.others('').values()))
+        return self.rest('')
 
     def hold(self, promise: Promise) -> None:
         """Phase one."""
         self._held[promise.owner, promise.number] = promise
+        self._others.clear()
 
     def commit(self, owner: str, number: int, until: float) -> tuple[str, Any]:
         """Phase two: (reason or '', what is held further below). A late or repeated one changes nothing."""
         promise = self._held.pop((owner, number), None)
+        self._others.clear()
         current = self._in_force.get(owner)
         if current is not None and current.number >= number:
             return '', None if promise is None else promise.token
@@ -94,6 +105,7 @@ class Book:
     def abort(self, owner: str, number: int) -> Any:
         """Forget a hold; returns what is held further below for it, None when there was none."""
         promise = self._held.pop((owner, number), None)
+        self._others.clear()
         return None if promise is None else promise.token
 
     def expire(self, now: float) -> tuple[list[Any], list[str]]:
@@ -102,6 +114,8 @@ class Book:
         dropped = [owner for owner, p in self._in_force.items() if p.until <= now]
         for owner in dropped:
             del self._in_force[owner]
+        if tokens:
+            self._others.clear()
         if dropped:
             self._changed()
         return [t for t in tokens if t is not None], dropped
@@ -110,6 +124,7 @@ class Book:
         return len(self._in_force) + len(self._held)
 
     def _changed(self) -> None:
+        self._others.clear()
         self.plan = total([p.plan for p in self._in_force.values()])
 
 

@@ -36,9 +36,12 @@ class Content:
     answered: dict[str, Request] = field(default_factory=dict)  # by the caller's own id, oldest first; also ended ones
 
 
+_ENCODER = json.JSONEncoder(separators=(',', ':'), allow_nan=False)
+
+
 def encode(record: dict[str, Any]) -> bytes:
     """One line of the journal. Floats keep every bit (shortest exact decimal)."""
-    body = json.dumps(record, separators=(',', ':'), allow_nan=False)
+    body = _ENCODER.encode(record)
     return f'{body[:-1]},"crc":{crc32(body.encode())}}}\n'.encode()
 
 

@@ -8,6 +8,7 @@ what lies below); one with batteries below also `members_below` and `plans_below
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isnan, nan
 from typing import Any, ClassVar
@@ -26,11 +27,12 @@ from bess_core.params import param
 from bess_core.ticker import Tick
 from bess_core.values import BatteryReading, Quality, Severity
 
+from .admission import Ask, Done
 from .demand import Demand, Release, resting
 from .lead import Ahead, LeadTimes, Measured, ahead
 from .plan import Plan
 from .plan_shares import Highest
-from .reservation_node import Ask, Done, known
+from .reservation_node import known
 from .schedule import Schedule
 from .scheduling_node import Scheduling
 
@@ -100,6 +102,12 @@ class LogicalBatteryNode(BessNode):
         """What a plan of this battery asks of each of `members_below`; to be called again when they change."""
         return []
 
+    together: ClassVar[bool] = False  # whether siblings (see `owner_label`) that one owner asks at once are admitted so
+
+    def plans_together(self, plans: Mapping[str, Plan]) -> list[tuple[str, Plan]]:
+        """As `plans_below`, for several siblings: name -> plan of each that gets a new one."""
+        raise NotImplementedError(f'{type(self).__name__} is not admitted together with others')
+
     def member_reading(self, member: str) -> BatteryReading | None:
         """Last reading of a member, for one that keeps no book of promises."""
         return None
@@ -111,7 +119,7 @@ class LogicalBatteryNode(BessNode):
     @property
     def owner_label(self) -> str:
         """Under which name members know this battery as the one that commands them."""
-        return str(self.get_name())
+        return self.name
 
     @property
     def efficiencies(self) -> tuple[float, float]:

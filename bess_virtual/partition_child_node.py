@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bess_core.context import NodeContext
@@ -12,7 +13,7 @@ from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode
 from .partition import aged
 from .partition_params_node import ChildParams, PartitionParams
-from .plan import Plan, over, total
+from .plan import Plan, total
 
 if TYPE_CHECKING:
     from .partition_node import PartitionNode
@@ -71,11 +72,16 @@ class PartitionChildNode(LogicalBatteryNode):
         """The source, on behalf of the partition."""
         return [self._owner.params.source]
 
+    together: ClassVar[bool] = True
+
     def plans_below(self, plan: Plan) -> list[tuple[str, Plan]]:
         """The sum with what all siblings have planned and promised: opposite ones cancel at the source."""
-        siblings = [over(c.scheduling.book.promised(), c.scheduling.own)
-                    for c in self._owner.children if c is not self]
-        return [(self._owner.params.source, total([plan, *siblings]))]
+        return self.plans_together({self.name: plan})
+
+    def plans_together(self, plans: Mapping[str, Plan]) -> list[tuple[str, Plan]]:
+        """The same with new plans of several children."""
+        others = [c.scheduling.wanted() for c in self._owner.children if c.name not in plans]
+        return [(self._owner.params.source, total([*plans.values(), *others]))]
 
     def member_reading(self, member: str) -> BatteryReading | None:
         """The source as the partition last heard it."""
@@ -84,7 +90,7 @@ class PartitionChildNode(LogicalBatteryNode):
     @property
     def owner_label(self) -> str:
         """The source knows the partition."""
-        return str(self._owner.get_name())
+        return self._owner.name
 
     @property
     def lead_time(self) -> float:

@@ -15,7 +15,9 @@ from bess_core.values import BatteryReading
 
 from .allocation import allocate
 from .member import Member, view
-from .plan import EMPTY, MANY, Plan, scaled
+from .plan import EMPTY, MANY, WITH_ROUNDING, Plan, alike, portion, scaled, tightened
+
+NEAR_END = 1e-6  # part of the whole energy from which on members near an end are followed one by one
 
 
 class Highest:
@@ -42,15 +44,17 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
     begins later may use the `highest` limits, what runs now the present ones.
     """
     views = [view(r, now, max_age, invalid_after) for r in readings]
-    if not plan.powers:
+    if not plan.times:
         return [EMPTY] * len(views)
     if len(views) == 1 and minimum is None:
         return [_share_of_one(plan, views[0], wall, highest)]
+    if len(plan.times) > MANY and minimum is None:
+        quick = _in_proportion(plan, wall, views, highest) or _both_ways(plan, wall, views, highest)
+        if quick is not None:
+            return quick
     stored, rooms = [m.energy for m in views], [m.headroom for m in views]
     limits = {(charging, later): _limits(views, charging, highest if later else None)
               for charging in (True, False) for later in (True, False)}
-    if minimum is None and (quick := _in_proportion(plan, wall, stored, rooms, limits)) is not None:
-        return quick
     able = {key: [(k, x) for k, x in enumerate(found) if x > 0.0] for key, found in limits.items()}
     rest, nothing = [0.0] * len(views), [nan] * len(views)
     rows: list[list[float]] = []
@@ -73,7 +77,7 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
                 break
             shares[k] = share if charging else -share
         rows.append(shares)
-        hours = (end - max(start, wall)) / 3600.0
+        hours = max(end - max(start, wall), 0.0) / 3600.0
         for k, share in enumerate(shares):
             if share:  # NaN, not known, stays NaN
                 stored[k] = max(stored[k] + share * hours, 0.0)
@@ -81,27 +85,78 @@ def share_plan(plan: Plan, readings: Sequence[BatteryReading], now: float, wall:
     return [scaled(plan, column) for column in zip(*rows, strict=True)]
 
 
-def _in_proportion(plan: Plan, wall: float, stored: Sequence[float], rooms: Sequence[float],
-                   limits: dict[tuple[bool, bool], list[float]]) -> list[Plan] | None:
+def _in_proportion(plan: Plan, wall: float, views: Sequence[Member],
+                   highest: Sequence[Highest] | None) -> list[Plan] | None:
     """The shares of a plan of one direction in which nobody reaches a limit or an end: then they stay in proportion
     all along. None for any other plan."""
-    powers = plan.moving
-    charging = bool(powers.max() > 0.0)
-    if len(powers) < MANY or (charging and powers.min() < 0.0):
+    low, high, charged, discharged = plan.bounds
+    if low < 0.0 < high:  # the bounds of a sum may be wide
+        low, high, charged, discharged = tightened(plan)
+        if low < 0.0 < high:
+            return None
+    charging = high > 0.0
+    now, later = _limits(views, charging, None), _limits(views, charging, highest)
+    weights = []
+    for member, present, then in zip(views, now, later, strict=True):
+        if (present > 0.0) != (then > 0.0):
+            return None
+        weights.append((member.headroom if charging else member.energy) if present > 0.0 else 0.0)
+    total = sum(weights)
+    if not 0.0 < total < inf or not (
+            (charged if charging else discharged) * WITH_ROUNDING < total or _moved(plan, wall) < total):
         return None
-    now, later = np.array(limits[charging, False]), np.array(limits[charging, True])
-    if ((now > 0.0) != (later > 0.0)).any():
+    factors = [weight / total for weight in weights]
+    peak = high if charging else -low
+    for factor, present, then in zip(factors, now, later, strict=True):
+        if peak * factor > present and (
+                np.abs(plan.arrays[1] * factor) > np.where(plan.arrays[0][:-1] > wall, then, present)).any():
+            return None
+    return [portion(plan, factor) for factor in factors]
+
+
+def _both_ways(plan: Plan, wall: float, views: Sequence[Member],
+               highest: Sequence[Highest] | None) -> list[Plan] | None:
+    """The shares of a plan of both directions in which nobody reaches a limit or an end; None for any other plan.
+
+    Discharging takes the same part of every energy, charging the same part of every headroom. So each energy stays
+    a * (the present one) + b * (energy + headroom), with a and b the same for all members: a is the product of the
+    parts that were left, b follows from the sum.
+    """
+    bounds = [np.array(_limits(views, charging, seen)) for seen in (None, highest) for charging in (False, True)]
+    able = bounds[0] > 0.0
+    if any(((limit > 0.0) != able).any() for limit in bounds) or not able.any():
         return None
-    weights = np.where(now > 0.0, rooms if charging else stored, 0.0)
-    total = weights.sum()
-    times = plan.arrays[0]
-    sizes, ahead = np.abs(powers), np.fmax(times, wall)
-    if not (0.0 < total < inf and (sizes * (ahead[1:] - ahead[:-1])).sum() / 3600.0 < total):
+    energies = np.array([m.energy if x else 0.0 for m, x in zip(views, able, strict=True)])
+    wholes = energies + np.array([m.headroom if x else 0.0 for m, x in zip(views, able, strict=True)])
+    times, moving = plan.arrays[0], plan.moving
+    ahead = np.fmax(times, wall)
+    first, whole = float(energies.sum()), float(wholes.sum())
+    after = first + np.cumsum(moving * (ahead[1:] - ahead[:-1])) / 3600.0
+    if not (0.0 < first < whole < inf and after.min() > NEAR_END * whole and after.max() < (1.0 - NEAR_END) * whole):
         return None
-    shares = np.outer(weights / total, plan.arrays[1])
-    if (np.abs(shares) > np.where(times[:-1] > wall, later[:, None], now[:, None])).any():
-        return None
-    return [scaled(plan, row) for row in shares]
+    before = np.concatenate(([first], after[:-1]))
+    charging, room = moving > 0.0, whole - before
+    a = np.concatenate(([1.0], np.cumprod(np.where(charging, (whole - after) / room, after / before))[:-1]))
+    b = (before - a * first) / whole
+    stored = np.outer(energies, a) + np.outer(wholes, b)
+    shares = moving * np.where(charging, (wholes[:, None] - stored) / room, stored / before)
+    lows, highs = shares.min(axis=1), shares.max(axis=1)
+    if (highs > bounds[1]).any() or (-lows > bounds[0]).any():  # what begins later may use other limits
+        later = times[:-1] > wall
+        if ((shares > np.where(later, bounds[3][:, None], bounds[1][:, None])).any()
+                or (-shares > np.where(later, bounds[2][:, None], bounds[0][:, None])).any()):
+            return None
+    moved = shares * (times[1:] - times[:-1]) / 3600.0
+    charged, discharged = np.maximum(moved, 0.0).sum(axis=1), -np.minimum(moved, 0.0).sum(axis=1)
+    shares[:, plan.idle] = nan
+    return [alike(plan, powers, limits) for powers, limits in zip(
+        shares, zip(lows.tolist(), highs.tolist(), charged.tolist(), discharged.tolist(), strict=True), strict=True)]
+
+
+def _moved(plan: Plan, wall: float) -> float:
+    """Wh that a plan of one direction asks for from now on."""
+    ahead = np.fmax(plan.arrays[0], wall)
+    return float((np.abs(plan.moving) * (ahead[1:] - ahead[:-1])).sum()) / 3600.0
 
 
 def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Highest] | None) -> Plan:
@@ -122,7 +177,7 @@ def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Hig
         limit = bounds[start > wall][charging]
         share = power if -limit <= power <= limit else limit if charging else -limit
         powers.append(share)
-        moved = share * (end - (start if start > wall else wall)) / 3600.0
+        moved = share * max(end - max(start, wall), 0.0) / 3600.0
         energy, room = energy + moved, room - moved  # NaN, not known, stays NaN
         energy = max(energy, 0.0)
         room = max(room, 0.0)
@@ -132,7 +187,11 @@ def _share_of_one(plan: Plan, member: Member, wall: float, highest: Sequence[Hig
 def _fits(plan: Plan, wall: float, energy: float, room: float,
           bounds: Sequence[tuple[float, float]]) -> bool:
     """Whether no limit (W: discharge, charge; of now, of later) and no end of the energy (Wh) is reached."""
-    if len(plan.powers) < MANY:
+    lowest, highest, charged, discharged = plan.bounds
+    if (highest <= min(bounds[0][1], bounds[1][1]) and -lowest <= min(bounds[0][0], bounds[1][0])
+            and energy > discharged * WITH_ROUNDING and room > charged * WITH_ROUNDING):
+        return True
+    if len(plan.times) <= MANY:
         return False
     times, powers = plan.arrays[0], plan.moving
     if bounds[0] == bounds[1]:

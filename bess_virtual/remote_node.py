@@ -19,7 +19,7 @@ from bess_core.log import Refusals
 from bess_core.params import param
 from bess_core.values import BatteryReading, Quality, Severity, quality_of
 
-from . import reservation_node
+from . import admission, reservation_node
 from .demand import Demand
 from .logical_battery_node import LogicalBatteryNode, LogicalBatteryParams
 from .remote_link import LinkClient
@@ -145,10 +145,10 @@ class RemoteScheduling(Scheduling):
     def tick(self, now: float) -> None:
         """Nothing is kept here."""
 
-    def reserve(self, ask: reservation_node.Ask, done: reservation_node.Done) -> None:
+    def reserve(self, ask: admission.Ask, done: admission.Done) -> None:
         """A battery above in this process asks: the owner admits."""
         def answer(response: Reserve.Response) -> None:
-            done(reservation_node.Answer(response.accepted, response.message, response.runs_out))
+            done(admission.Answer(response.accepted, response.message, response.runs_out))
 
         self.node.forward('reserve', Reserve, Reserve.Request(
             phase=ask.phase, owner=ask.owner, hold=ask.hold, hold_time=ask.hold_time, keep_time=ask.keep_time,

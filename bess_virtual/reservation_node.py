@@ -10,60 +10,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from math import isnan, nan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import isnan
+from typing import TYPE_CHECKING, Any
 
 from bess.srv import Reserve
 from bess_core.calls import Call
 from bess_core.values import BatteryReading, Quality, Severity
 
-from .book import Book, HoldNumbers, Promise, Turns
-from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, over, total
+from .admission import RENEW_S, Admission, Answer, Ask, Done, Part, Prepared, Together, Token, by_text
+from .book import Book, HoldNumbers, Turns
+from .plan import EMPTY, NOTHING_WH, Forecast, Plan, beyond, checked, clash, foresee, from_now, lately, over, total
 
 if TYPE_CHECKING:
     from .logical_battery_node import LogicalBatteryNode
 
-HOLD_S = 5.0  # how long members hold a plan that is not put into force
 ANSWER_S = 1.5  # how long a member in another process may take to answer
-RENEW_S = 20.0  # how often an owner sends its plan again
-KEEP_S = 4 * RENEW_S  # how long a member keeps a plan that is not sent again
+FROM_ABOVE = 1.5  # times as late renews who has no plan of its own: its owner does so first, and that comes down
 RETRY_S = 2.0  # how soon after a plan that was not admitted
 TOLERANCE = 0.01  # by which a member's limit may have moved since its owner read it
 MOST_ASKED = 500  # questions of owners whose answers are remembered
 SOON_S = 5.0  # what begins later than this may use limits that are only reached later
 
 PREPARE, COMMIT, ABORT = Reserve.Request.PREPARE, Reserve.Request.COMMIT, Reserve.Request.ABORT
-
-
-class Ask(NamedTuple):
-    """One question to a member; fields as in `srv/Reserve.srv`."""
-
-    phase: int
-    owner: str
-    hold: int
-    plan: Plan = EMPTY
-    strict: bool = False
-    hold_time: float = HOLD_S
-    keep_time: float = KEEP_S
-
-
-class Answer(NamedTuple):
-    """Its answer."""
-
-    accepted: bool
-    message: str = ''
-    runs_out: float = nan
-
-
-class Token(NamedTuple):
-    """What is held below: the number and who holds it."""
-
-    hold: int
-    members: tuple[str, ...]
-
-
-Done = Callable[[Answer], None]
-Prepared = Callable[[str, list[str], 'Token | None'], None]  # reason or '', forecasts of members, what is held
 
 
 class Reservations:
@@ -79,6 +47,7 @@ class Reservations:
         self._asked: OrderedDict[tuple[int, str, int, bytes], Answer | list[Done]] = OrderedDict()
         self._renew_at = 0.0
         self._sent = False  # members hold a plan of this battery
+        self._refused = False  # they did not admit the whole plan when it was sent again: `schedule.not_admitted`
         self.is_open = False
 
     def open(self) -> None:
@@ -152,53 +121,46 @@ class Reservations:
 
     def reserve(self, ask: Ask, done: Done) -> None:
         """Answer a question of an owner, also one of this process."""
-        now = self.node.clock.now()
         if ask.phase == PREPARE:
-            if not self.turns.enter(partial(self._prepare, ask, done)):
-                done(Answer(False, 'too many requests wait for admission'))
+            part = Part(self, ask, done)
+            together = ask.together
+            if together is None or not self.node.together or not together.gather(part):
+                self.admit([part])
         elif ask.phase == ABORT:
             self._tell_below(ABORT, self.book.abort(ask.owner, ask.hold))
             done(Answer(True))
         else:
-            reason, token = self.book.commit(ask.owner, ask.hold, now + ask.keep_time)
+            reason, token = self.book.commit(ask.owner, ask.hold, self.node.clock.now() + ask.keep_time)
             self._tell_below(COMMIT, token)
             self.changed()
             done(Answer(not reason, reason))
 
-    def _prepare(self, ask: Ask, done: Done, leave: Callable[[], None]) -> None:
+    def admit(self, parts: list[Part]) -> None:
+        """Admit these in one turn, all or none: this battery alone, or with siblings that share its turns."""
+        if not self.turns.enter(Admission(parts)):
+            for part in parts:
+                part.done(Answer(False, 'too many requests wait for admission'))
+
+    def examine(self, part: Part) -> str:
+        """Why this battery cannot promise what is asked, as far as it decides itself; '' when it can."""
         if not self.is_open:
-            done(Answer(False, 'it is shutting down'))
-            leave()
-            return
-        wall = self.node.clock.wall()
-        plan = from_now(ask.plan, wall)
-        rest = total(list(self.book.others(ask.owner).values()))
+            return 'it is shutting down'
+        part.book = self.book
+        ask, wall = part.ask, self.node.clock.wall()
+        plan = part.plan = lately(ask.plan, wall)
         reason = self._refusal(ask.owner, plan, wall)
-        wanted = over(total([plan, rest]), self.own)
-        before = over(self.book.promised(), self.own)
-        forecast = self.foresee(wanted)
-        if not reason and ask.strict and sum(forecast.short) > sum(self.foresee(before).short) + NOTHING_WH:
-            reason = f'the stored energy does not serve it: {self.words(forecast.runs_out, wanted)}'
         if reason:
-            done(Answer(False, reason))
-            leave()
-            return
-
-        def prepared(refusal: str, hints: list[str], token: Token | None) -> None:
-            if refusal:
-                done(Answer(False, refusal))
-            else:
-                self.book.hold(Promise(ask.owner, ask.hold, plan, self.node.clock.now() + ask.hold_time, token))
-                hint = self.words(forecast.runs_out, wanted)
-                done(Answer(True, '; '.join([hint] if hint else hints), forecast.runs_out))
-            leave()
-
-        self.prepare_below(wanted, ask.strict, prepared)
+            return reason
+        wanted = part.wanted = over(total([plan, self.book.rest(ask.owner)]), self.own)
+        forecast = part.forecast = self.foresee(wanted)
+        if ask.strict and sum(forecast.short) > sum(self.foresee(self.wanted()).short) + NOTHING_WH:
+            return f'the stored energy does not serve it: {self.words(forecast.runs_out, wanted)}'
+        return ''
 
     def _refusal(self, owner: str, plan: Plan, wall: float) -> str:
         """Why this battery cannot promise a plan, by its own limits and other promises; '' when it can."""
         node = self.node
-        if not plan.powers:
+        if not plan.times:
             return ''
         both = clash(plan, self.own)
         if both is not None:
@@ -207,11 +169,16 @@ class Reservations:
             both = clash(plan, promised)
             if both is not None:
                 return f'promised to {other} from {stamp(both[0])} to {stamp(both[1])}'
-        if all(p != p or p == 0.0 for p in plan.powers):
-            return ''
+        lowest, highest, _, _ = plan.bounds
+        if lowest == 0.0 == highest:
+            return ''  # to rest is within all limits, also unknown ones
         if node.reading.quality == Quality.INVALID:
-            return 'it has no valid measurement: limits are unknown'
-        present, later = (widened(x) for x in (node.power_bounds(later=False), node.power_bounds(later=True)))
+            rests = all(p != p or p == 0.0 for p in plan.powers)
+            return '' if rests else 'it has no valid measurement: limits are unknown'
+        present = widened(node.power_bounds(later=False))
+        if present[0] <= lowest and highest <= present[1]:
+            return ''  # those of later are never narrower
+        later = widened(node.power_bounds(later=True))
         outside = beyond(plan, wall, present, later, SOON_S)
         if outside is not None:
             low, high = present if outside[0] <= wall + SOON_S else later
@@ -226,8 +193,11 @@ class Reservations:
 
     def prepare_below(self, plan: Plan, strict: bool, done: Prepared) -> None:
         """Let everything below hold its share of the plan; all or nothing."""
+        self.ask_below(self.node.plans_below(plan), strict, done)
+
+    def ask_below(self, shares: list[tuple[str, Plan]], strict: bool, done: Prepared) -> None:
+        """Let members hold these plans; all or nothing."""
         node = self.node
-        shares = node.plans_below(plan)
         if not shares:
             done('', [], None)
             return
@@ -238,16 +208,22 @@ class Reservations:
             answers[member] = answer
             if len(answers) < len(shares):
                 return
-            refused = [f'{m}: {a.message}' for m, a in answers.items() if not a.accepted]
-            token = Token(hold, tuple(m for m, a in answers.items() if a.accepted))
-            if refused:
+            held = tuple(m for m, a in answers.items() if a.accepted)
+            token = Token(hold, held)
+            if len(held) < len(answers):
                 self._tell_below(ABORT, token)
-                done('; '.join(refused), [], None)
+                refused = {m: a for m, a in answers.items() if not a.accepted}
+                done('; '.join(by_text(refused)) or f'{", ".join(refused)}: refused', [], None)
             else:
-                done('', [f'{m}: {a.message}' for m, a in answers.items() if a.message], token)
+                done('', by_text(answers), token)
 
+        label = node.owner_label
+        together = Together() if len(shares) > 1 else None
         for member, share in shares:
-            node.ask_member(member, Ask(PREPARE, node.owner_label, hold, share, strict), partial(answered, member))
+            node.ask_member(member, Ask(PREPARE, label, hold, share, strict, together=together),
+                            partial(answered, member))
+        if together is not None:
+            together.go()
 
     def commit_below(self, token: Token | None) -> None:
         """Put into force what is held below."""
@@ -260,15 +236,32 @@ class Reservations:
     def _tell_below(self, phase: int, token: Token | None) -> None:
         if token is None:
             return
+        if phase == COMMIT:  # the whole plan
+            self._sent = True
+            if not self._refused:
+                self._renew_later()
+        if token.told:  # by one that was admitted together with this
+            if phase != token.told:
+                self._differs(phase)
+            return
+        token.told = phase
 
         def told(member: str, answer: Answer) -> None:
             if not answer.accepted and phase == COMMIT:
                 self.node.log.warning('plan not in force at a member', member=member, reason=answer.message)
                 self.renew_soon()
 
-        self._sent = self._sent or phase == COMMIT
+        label = self.node.owner_label
         for member in token.members:
-            self.node.ask_member(member, Ask(phase, self.node.owner_label, token.hold), partial(told, member))
+            self.node.ask_member(member, Ask(phase, label, token.hold), partial(told, member))
+
+    def _differs(self, phase: int) -> None:
+        """Of batteries that were admitted together some are in force and some are not: what lies below has too much
+        or too little. One of them lost its hold, or its owner half of its words."""
+        self._sent = True
+        self.renew_soon()
+        self.node.log.warning('plan not in force as it was admitted', reason='held too long'
+                              if phase == COMMIT else 'a battery that was admitted together with this is in force')
 
     def ask(self, member: str, ask: Ask, done: Done) -> None:
         """Ask one member of this site: in this process directly, else by service, else judge it by its status."""
@@ -317,6 +310,10 @@ class Reservations:
 
     # -- in force ------------------------------------------------------------------------------------
 
+    def wanted(self) -> Plan:
+        """What is asked of this battery, with what is only held."""
+        return over(self.book.promised(), self.own)
+
     def changed(self) -> None:
         """The own schedule or a promise changed: what is planned now?"""
         self.plan = over(self.book.plan, self.own)
@@ -325,13 +322,16 @@ class Reservations:
         """Send the plan to the members again shortly."""
         self._renew_at = min(self._renew_at, self.node.clock.now() + RETRY_S)
 
+    def _renew_later(self) -> None:
+        self._renew_at = self.node.clock.now() + RENEW_S * (1.0 if self.own.times else FROM_ABOVE)
+
     def readmit(self) -> None:
         """Have the members admit the present plan anew: after a change of membership, a restart, a cancellation.
 
         What they refuse stays accepted here and is a fault (`schedule.not_admitted`) until they admit it.
         """
-        self._renew_at = self.node.clock.now() + RENEW_S
-        if self.plan.powers or self.book.promised().powers or self._sent:
+        self._renew_later()
+        if self.plan.times or self.book.promised().times or self._sent:
             self.turns.enter(self._readmit)
 
     def _readmit(self, leave: Callable[[], None]) -> None:
@@ -339,9 +339,10 @@ class Reservations:
         if not self.is_open:
             leave()
             return
-        plan = from_now(over(self.book.promised(), self.own), node.clock.wall())
+        plan = from_now(self.wanted(), node.clock.wall())
 
         def prepared(refusal: str, _: list[str], token: Token | None) -> None:
+            self._refused = bool(refusal)
             if refusal:
                 self.renew_soon()
             else:
@@ -363,7 +364,7 @@ class Reservations:
                 self.node.log.warning('plans dropped: not renewed', owners=', '.join(dropped))
                 self.changed()
                 self.readmit()
-        if now >= self._renew_at and (self.own.powers or self._sent):
+        if now >= self._renew_at and (self.own.times or self._sent):
             self.readmit()
 
     def foresee(self, plan: Plan) -> Forecast:
@@ -371,8 +372,7 @@ class Reservations:
         reading: BatteryReading = self.node.reading
         return foresee(plan, self.node.clock.wall(), reading.energy, reading.energy_full, *self.node.efficiencies)
 
-    @staticmethod
-    def words(runs_out: float, plan: Plan) -> str:
+    def words(self, runs_out: float, plan: Plan) -> str:
         """Forecast in words; '' when the battery lasts."""
         if isnan(runs_out):
             return ''

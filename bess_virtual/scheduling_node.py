@@ -22,9 +22,10 @@ from bess_core.convert import wall_stamp
 from bess_core.values import Quality, Severity
 
 from . import plan as plans
+from .admission import Token
 from .journal import Committer, Journal, added, cancelled, remember
 from .plan import EMPTY, NOTHING_WH, Plan
-from .reservation_node import SOON_S, Reservations, Token, stamp
+from .reservation_node import SOON_S, Reservations, stamp
 from .schedule import Request, Schedule
 
 if TYPE_CHECKING:
@@ -169,8 +170,9 @@ class Scheduling(Reservations):
         reason = self._refused_for_promise(begin, request.end)
         forecast = self.foresee(wanted_plan)
         shortfall = forecast.within(wanted_plan, begin, request.end)
-        before = plans.over(promised, own_before)
-        others = (sum(forecast.short) - shortfall) - self._short_outside(before, begin, request.end)
+        others = 0.0  # Wh that other requests lack more than before
+        if (short := sum(forecast.short) - shortfall) != 0.0:
+            others = short - self._short_outside(plans.over(promised, own_before), begin, request.end)
         if not reason and wanted.strict:
             if isnan(shortfall):
                 reason = 'strict: the stored energy is not known'
@@ -193,7 +195,6 @@ class Scheduling(Reservations):
                 reply(make(message=f'not admitted below: {refusal}', shortfall=nan))
                 leave()
                 return
-            self.commit_below(token)
             same = self.schedule.version == version  # nothing was withdrawn while the members were asked
             overlays = self.schedule.insert(request)
             self._unsaved.add(request.event_id)
@@ -202,6 +203,7 @@ class Scheduling(Reservations):
                 self._planned, self._planned_version = own, self.schedule.version
             self.own = own if same else self._own_plan(wall)
             self.changed()
+            self.commit_below(token)
             response = make(accepted=True, event_id=request.event_id, shortfall=shortfall)
             if shortfall > NOTHING_WH:
                 response.runs_out = wall_stamp(self._when(forecast, wanted_plan, begin, request.end, power))
@@ -258,7 +260,9 @@ class Scheduling(Reservations):
         self.node.log.info('request accepted', event_id=request.event_id, value=request.value,
                            unit='W' if request.is_power else 'A', start=request.start, end=request.end,
                            source=request.source)
-        self.node.drive(self.node.clock.now())
+        node = self.node
+        if request.start <= node.clock.wall() or max(node.lead) > 0.0:  # else the ticks are soon enough
+            node.drive(node.clock.now())
         reply(response)
 
     def _hints(self, request: Request, overlays: str, begin: float, wall: float) -> list[str]:

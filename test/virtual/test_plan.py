@@ -16,14 +16,18 @@ from bess_virtual import plan_shares
 from bess_virtual.book import Book, Promise
 from bess_virtual.plan import (
     EMPTY,
+    MANY,
+    MOMENT_S,
     Plan,
     beyond,
     checked,
     clash,
     foresee,
     from_now,
+    lately,
     of_schedule,
     over,
+    portion,
     same,
     single,
     total,
@@ -70,6 +74,93 @@ def test_arithmetic_is_that_of_each_instant(plans, now):
     for plan in (upper, summed, later):
         assert list(plan.times) == sorted(set(plan.times))
         assert len(plan.powers) == max(0, len(plan.times) - 1)
+
+
+def is_bounded(plan: Plan, *, exactly: bool) -> None:
+    """Against the plan as it is written down."""
+    asked = [(b - a, 0.0 if isnan(p) else p) for a, b, p in zip(plan.times, plan.times[1:], plan.powers, strict=False)]
+    found = (min((p for _, p in asked), default=0.0), max((p for _, p in asked), default=0.0),
+             sum(w * max(p, 0.0) for w, p in asked) / 3600.0, sum(w * max(-p, 0.0) for w, p in asked) / 3600.0)
+    if exactly:
+        assert plan.bounds == pytest.approx(found)
+    else:
+        tiny = 1e-12 + 1e-12 * max(map(abs, found))
+        assert plan.bounds[0] <= found[0] and plan.bounds[1] >= found[1]
+        assert plan.bounds[2] >= found[2] - tiny and plan.bounds[3] >= found[3] - tiny
+    assert plan.asks() == any(not isnan(p) for p in plan.powers)
+    assert [plan.at(t) for t in plan.times[:-1]] == pytest.approx(list(plan.powers), nan_ok=True)
+
+
+@st.composite
+def siblings(draw):
+    """Plans over the same times, short and long, some of which ask at the same times as portions of one do."""
+    length = draw(st.sampled_from([1, 3, MANY - 1, MANY, MANY + 1, 40]))
+    times = [float(k) for k in range(length + 1)]
+    row = st.lists(powers, min_size=length, max_size=length)
+    first = Plan(times, draw(row))
+    others = [portion(first, draw(st.sampled_from([0.0, 0.3, 1.0, 2.5]))) for _ in range(draw(st.integers(0, 2)))]
+    others += [Plan(list(times), [nan if isnan(p) else -1.5 * p for p in first.powers])] * draw(st.integers(0, 1))
+    others += [Plan(times, draw(row))] * draw(st.integers(0, 1))
+    return [first, *others]
+
+
+@settings(max_examples=120, deadline=None)
+@given(siblings(), st.integers(0, 45), st.integers(0, 45), st.integers(-5, 5).map(float), st.floats(0.0, 3.0))
+def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, power, factor):
+    is_bounded(plans[0], exactly=True)
+    for plan in plans[1:]:
+        is_bounded(plan, exactly=False)
+    summed, part = total(plans), portion(plans[0], factor)
+    more = over(single(start, end, power), plans[0])
+    is_bounded(summed, exactly=False)
+    is_bounded(part, exactly=False)
+    is_bounded(more, exactly=True)
+    for k in range(2 * len(plans[0].times)):
+        t = k / 2
+        asked = [p.at(t) for p in plans if not isnan(p.at(t))]
+        assert summed.at(t) == pytest.approx(sum(asked) if asked else nan, nan_ok=True)
+        assert same(part.at(t), plans[0].at(t) * factor)
+        assert same(more.at(t), power if start <= t < end else plans[0].at(t))
+        low, high, _, _ = summed.bounds
+        assert beyond(summed, 0.0, (low, high), (low, high)) is None
+    truth = [0.0 if isnan(p) else p for p in summed.powers] or [0.0]
+    lowest, highest = min(truth) + 1e-6, max(truth) - 1e-6
+    if lowest < 0.0 < highest:  # wide bounds do not excuse what is really too much
+        assert beyond(summed, 0.0, (lowest, 9e9), (lowest, 9e9)) is not None
+        assert beyond(summed, 0.0, (-9e9, highest), (-9e9, highest)) is not None
+
+
+@settings(max_examples=120, deadline=None)
+@given(siblings(), st.floats(0, 100), st.sampled_from([50.0, 100.0, nan]), st.floats(0, 40),
+       st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 1.0]))
+def test_the_forecast_by_bounds_is_that_segment_by_segment(plans, energy, full, now, charge, discharge):
+    for plan in (*plans, total(plans)):
+        hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
+        quick = foresee(hours, now * 3600.0, energy, full, charge, discharge)
+        slow = module._followed(hours, now * 3600.0, energy, full, charge, discharge)
+        assert list(quick.short) == pytest.approx(list(slow.short), abs=1e-6)
+        assert quick.runs_out == pytest.approx(slow.runs_out, nan_ok=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_plans(), st.floats(-1, END + 1))
+def test_a_plan_of_a_moment_ago_is_taken_as_it_is(plan, now):
+    taken = lately(plan, now)
+    for t in POINTS:
+        if t >= now:
+            assert same(taken.at(t), plan.at(t))
+    assert taken is plan or taken.times == [] or len(taken.times) == 0 or taken.times[0] == now
+    if taken is plan and plan.times:
+        assert plan.times[0] >= now - MOMENT_S and plan.times[1] > now, 'nothing that is over is kept'
+
+
+def test_plans_are_equal_by_what_they_say():
+    plan = single(1.0, 2.0, 5.0)
+    assert plan == Plan([1.0, 2.0], [5.0]) and plan != Plan([1.0, 2.0], [6.0]) and plan != EMPTY and plan != 5
+    assert repr(plan) == 'Plan((1.0, 2.0), (5.0,))'
+    assert checked([1.0], []) is EMPTY
+    with pytest.raises(AttributeError, match='nothing'):
+        _ = plan.nothing
 
 
 @settings(max_examples=500, deadline=None)
@@ -333,3 +424,45 @@ def test_a_long_plan_in_proportion_is_shared_as_segment_by_segment(powers: list[
         at = plan.times[k] + 1.0
         for a, b in zip(whole, slow, strict=True):
             assert a.at(at) == pytest.approx(b.at(at), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.sampled_from([nan, 0.0, 100.0, 250.0, -100.0, -400.0, 900.0, -900.0]), min_size=25, max_size=60),
+       st.lists(st.tuples(st.floats(0.0, 1.0), st.sampled_from([100.0, 800.0, 5000.0]),
+                          st.sampled_from([100.0, 600.0, 2000.0]), st.booleans()), min_size=2, max_size=4),
+       st.sampled_from([60.0, 900.0]), st.sampled_from([0.0, 1010.0, 2000.0]))
+def test_a_long_plan_of_both_directions_is_shared_as_segment_by_segment(
+        asked: list[float], members: list[tuple[float, float, float, bool]], width: float, wall: float) -> None:
+    plan = Plan([1000.0 + width * k for k in range(len(asked) + 1)], asked)
+    readings = [BatteryReading(time=0.0, newest=0.0, quality=Quality.OK, mode=Mode.IDLE,
+                               contactor=Contactor.OPEN if blocked and k else Contactor.CLOSED, energy=soc * size,
+                               energy_full=size, max_charge_power=limit, max_discharge_power=limit)
+                for k, (soc, size, limit, blocked) in enumerate(members)]
+    seen = [Highest() for _ in members]
+    for one, (_, _, limit, _) in zip(seen, members, strict=True):
+        one.see(limit * 1.2, limit)
+    quick = share_plan(plan, readings, 0.0, wall, 5.0, 10.0, highest=seen)
+    many, plan_shares.MANY = plan_shares.MANY, 1000
+    try:
+        slow = share_plan(plan, readings, 0.0, wall, 5.0, 10.0, highest=seen)
+    finally:
+        plan_shares.MANY = many
+    for k in range(len(asked)):
+        if plan.times[k + 1] > wall:
+            at = plan.times[k] + 0.5 * width
+            assert [p.at(at) for p in quick] == pytest.approx([p.at(at) for p in slow], rel=1e-9, abs=1e-6, nan_ok=True)
+    for share in quick:
+        is_bounded(share, exactly=False)
+
+
+def test_the_quick_way_of_both_directions_is_taken() -> None:
+    members = [battery(energy=1000.0, energy_full=4000.0), battery(energy=3000.0, energy_full=5000.0)]
+    plan = Plan([3600.0 * k for k in range(31)], [500.0, -400.0, nan] * 10)
+    a, b = share_plan(plan, members, 0.0, 0.0, 2.0, 10.0)
+    assert a.times is plan.times is b.times
+    assert (a.at(0.0), b.at(0.0)) == (pytest.approx(300.0), pytest.approx(200.0)), 'by the headroom'
+    assert (a.at(3600.0), b.at(3600.0)) == (pytest.approx(-400.0 * 1300 / 4500), pytest.approx(-400.0 * 3200 / 4500))
+    back = total([a, b])
+    assert back.bounds[0] < plan.bounds[0] and back.bounds[1] > plan.bounds[1], 'of a sum they are wide'
+    assert back.bounds[2:] == pytest.approx(plan.bounds[2:]) and module.tightened(back) == pytest.approx(plan.bounds)
+    assert list(back.powers) == pytest.approx(list(plan.powers), nan_ok=True)

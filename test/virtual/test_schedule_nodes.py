@@ -18,7 +18,9 @@ from bess_core.convert import wall_stamp
 from bess_core.values import Quality
 from bess_virtual import reservation_node, scheduling_node
 from bess_virtual.aggregate_node import AggregateNode
+from bess_virtual.book import Promise
 from bess_virtual.partition_node import PartitionChildNode, PartitionNode
+from bess_virtual.plan import Plan
 from bess_virtual.unit_node import UnitNode
 
 CLIENTS = 10  # endpoints of 1000 callers: every endpoint of a service gets all its answers, 1000 of them in this one
@@ -209,8 +211,8 @@ def test_what_is_not_admitted_any_more_is_a_fault_until_it_is(graph: Any, monkey
     graph.up(again)
     # Somebody else is quicker than the owner.
     wall = graph.clock.wall()
-    again.scheduling.book.hold(reservation_node.Promise(
-        'ghost', 1, reservation_node.Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
+    again.scheduling.book.hold(Promise(
+        'ghost', 1, Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
     again.scheduling.book.commit('ghost', 1, graph.clock.now() + 1.5)
 
     def said() -> str:
@@ -221,6 +223,20 @@ def test_what_is_not_admitted_any_more_is_a_fault_until_it_is(graph: Any, monkey
     assert len(graph.call(ListSchedule, 'all/list_schedule').entries) == 1, 'it stays accepted'
     graph.wait(lambda: stack.all.faults.get('schedule.not_admitted') is None, 'admitted again', 5.0)
     assert stack.promised(again, 150.0) == pytest.approx(400.0)
+
+
+def test_the_fault_ends_soon_also_when_another_request_is_admitted_first(
+        graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservation_node, 'RETRY_S', 0.5)
+    stack = Stack(graph)
+    assert stack.ask('all', 800.0, 100.0, 200.0).accepted
+    book, wall = stack.units[0].scheduling.book, graph.clock.wall()
+    book.hold(Promise('ghost', 1, Plan([wall, wall + 500.0], [1.0]), graph.clock.now() + 99.0))
+    stack.all.readmit()
+    graph.wait(lambda: stack.all.faults.get('schedule.not_admitted') is not None, 'a fault')
+    book.abort('ghost', 1)
+    assert stack.ask('all', 800.0, 300.0, 400.0).accepted
+    graph.wait(lambda: stack.all.faults.get('schedule.not_admitted') is None, 'all is admitted', 3.0)
 
 
 def test_a_member_that_hangs_is_a_refusal_in_time(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
