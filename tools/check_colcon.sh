@@ -18,6 +18,8 @@ else
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH  # of an outer process
   export PATH="$root/.venv/bin:$PATH" AMENT_PREFIX_PATH="$root/.venv" CMAKE_PREFIX_PATH="$root/.venv"
 fi
+# colcon's own number of jobs comes with a limit of the load, under which a machine with two cores mostly runs one.
+export MAKEFLAGS="-j$(nproc)"
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((100 + $$ % 100))}"
 
 if ! colcon --log-base "$work/log" build --packages-select bess --base-paths "$root" \

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ PYTHON = VENV / 'bin' / 'python'
 BUILD = ROOT / 'build' / 'interfaces'
 LOCK = ROOT / 'build' / 'setup.lock'
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
-REQUIREMENTS = ('ros', 'run', 'build', 'dev')
+GENERATING = ('ros', 'build')  # what the interfaces are generated and compiled with
+REQUIREMENTS = (*GENERATING, 'run', 'dev')
 #: What a sourced ROS 2 or an outer process may have set; none of it may reach the environment made here.
 FOREIGN = ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH',
            'PYTHONHOME', '_ROS_WHEELS_BOOTSTRAP_COMPLETE')
@@ -67,20 +69,26 @@ def interface_files() -> list[Path]:
 
 def generators() -> str:
     """Hash of the packages that generate and compile the interfaces, and of the Python they are for."""
-    return fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in ('ros', 'build')], f'{sys.version} {ROOT}')
+    return fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in GENERATING], f'{sys.version} {ROOT}')
 
 
-def steps() -> list[Step]:
-    """All steps in order. What was installed into other packages is installed again."""
+def steps() -> list[list[list[Step]]]:
+    """All steps: stages in order, of each stage lists that go on at the same time.
+
+    Interfaces take two minutes of computing, the other packages one of waiting for the network.
+    What was installed into other packages is installed again.
+    """
     pinned = fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS], f'{sys.version} {ROOT}')
     generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
                              ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
     bridge = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
                           *ROOT.glob('iec61850_bridge/*.py')], pinned)
-    return [Step('packages', pinned, packages), Step('interfaces', generated, interfaces),
-            Step('checkout', metadata, checkout), Step('iec61850', bridge, iec61850),
-            Step('p1', fingerprint([ROOT / 'requirements' / 'p1.txt'], pinned), p1)]
+    return [[[Step('generators', generators(), generator_packages)]],
+            [[Step('interfaces', generated, interfaces)],
+             [Step('packages', pinned, packages), Step('iec61850', bridge, iec61850),
+              Step('p1', fingerprint([ROOT / 'requirements' / 'p1.txt'], pinned), p1)]],
+            [[Step('checkout', metadata, checkout)]]]
 
 
 def run(command: list[str], **env: str) -> None:
@@ -127,13 +135,23 @@ def usable() -> bool:
     return here and same and PYTHON.exists() and (VENV / 'bin' / 'pip').exists()
 
 
-def packages() -> None:
-    """Virtual environment with all pinned packages."""
+def install(names: Iterable[str]) -> None:
+    """Pinned packages of these requirement files."""
+    wanted = [word for n in names for word in ('-r', f'requirements/{n}.txt')]
+    run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *wanted])
+
+
+def generator_packages() -> None:
+    """Virtual environment with what the interfaces need."""
     if not usable():
         base = getattr(sys, '_base_executable', sys.executable)  # not the environment that is cleared
         run([base, '-m', 'venv', '--clear', str(VENV)])
-    wanted = [word for n in REQUIREMENTS for word in ('-r', f'requirements/{n}.txt')]
-    run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *wanted])
+    install(GENERATING)
+
+
+def packages() -> None:
+    """All pinned packages."""
+    install(REQUIREMENTS)
 
 
 def interfaces() -> None:
@@ -165,6 +183,16 @@ def checkout() -> None:
          '--no-build-isolation', '-e', '.'], BESS_EDITABLE='1')
 
 
+def work(several: Iterable[Step]) -> None:
+    """Do these in order, as far as they are to be done."""
+    for step in several:
+        if not step.done:
+            print(f'set-up: {step.name} ...', flush=True)
+            step.stamp.unlink(missing_ok=True)
+            step.do()
+            step.stamp.write_text(step.fingerprint)
+
+
 def main() -> int:
     """Do what is to be done."""
     if sys.version_info[:2] not in SUPPORTED:
@@ -174,18 +202,16 @@ def main() -> int:
         sys.exit(f'Python {sys.version.split()[0]} is not supported and none of {", ".join(names)} is here; '
                  'make PYTHON=/path/to/python3.11 ...')
     if '--check' in sys.argv:
-        missing = [step.name for step in steps() if not step.done]
+        missing = [step.name for stage in steps() for several in stage for step in several if not step.done]
         print('set up' if not missing else f'to be done: {", ".join(missing)}')
         return 1 if missing else 0
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once: the second one waits and finds it done
-        for step in steps():
-            if not step.done:
-                print(f'set-up: {step.name} ...', flush=True)
-                step.stamp.unlink(missing_ok=True)
-                step.do()
-                step.stamp.write_text(step.fingerprint)
+        for stage in steps():
+            with ThreadPoolExecutor(len(stage)) as pool:
+                for going in [pool.submit(work, several) for several in stage]:
+                    going.result()
     return 0
 
 
