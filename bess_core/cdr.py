@@ -139,7 +139,7 @@ class _Coder:
         elif isinstance(kind, idl.AbstractString):
             self._string(target)
         elif isinstance(kind, idl.NamespacedType):
-            self._nested(target, _message_class(kind))
+            self._nested(target, message_class(kind))
         elif isinstance(kind, idl.Array) and isinstance(kind.value_type, idl.BasicType):
             if kind.value_type.typename in ('boolean', 'octet'):
                 raise UnsupportedError(f'array of {kind.value_type.typename}')
@@ -249,7 +249,7 @@ class _Reader(_Coder):
         if isinstance(kind, idl.AbstractString):
             read: Any = _read_string
         elif isinstance(kind, idl.NamespacedType):
-            read = _Reader(_message_class(kind), 1).function()
+            read = _Reader(message_class(kind), 1).function()
         else:
             raise UnsupportedError(str(kind))
         self._lines.append(f'{target} = items = []')
@@ -299,7 +299,7 @@ class _Writer(_Coder):
         if isinstance(kind, idl.AbstractString):
             write: Any = _write_string
         elif isinstance(kind, idl.NamespacedType):
-            write = _Writer(_message_class(kind), 1).function()
+            write = _Writer(message_class(kind), 1).function()
         else:
             raise UnsupportedError(str(kind))
         self._lines.append(f'for item in {target}: {self._name(write)}(item, out)')
@@ -328,8 +328,9 @@ def _write_string(text: str, out: bytearray) -> None:
     out += bytes((ORIGIN - len(out)) % 4) + _UINT32_BYTES(len(data)) + data
 
 
-def _message_class(kind: Any) -> Any:
+def message_class(kind: Any) -> Any:
+    """The Python class of a message type by its name in the interface definition."""
     return getattr(importlib.import_module('.'.join(kind.namespaces)), kind.name)
 
 
-__all__ = ['Decoder', 'Encoder', 'EncodingPublisher', 'decoder', 'encoder']
+__all__ = ['Decoder', 'Encoder', 'EncodingPublisher', 'decoder', 'encoder', 'message_class']

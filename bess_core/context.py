@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock
+from .exchange import Exchange
 from .ticker import Ticker
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class NodeContext:
     add_node: Callable[[Any], None] | None = None  # serve a node that was made while the process runs; None = cannot
     remove_node: Callable[[Any], None] | None = None  # no longer serve it
     activity: int = 0  # callbacks run so far; standing still = everything has settled
+    exchange: Exchange | None = None  # topics without the middleware, where nobody else can listen
+    asking: int = 0  # calls of services that are not answered yet; counted where there is an exchange
 
     def topic(self, name: str) -> str:
         """Absolute name of a site-wide topic or service."""

@@ -18,15 +18,16 @@ os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')  # before the first messag
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import State, Transition
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from bess.msg import Fault, FaultArray, Heartbeat
 from bess.srv import ClearFault
 
-from . import cdr, log, params, qos
+from . import params, qos
 from .calls import Call
 from .context import NodeContext
 from .convert import set_wall, wall_stamp
+from .endpoints import Endpoints
 from .faults import FaultEvent, FaultRegistry
 from .files import replace_file
 from .ticker import Handle, Tick
@@ -42,17 +43,7 @@ _LEVELS = {
 }
 
 
-class _Slot:
-    """One request of a deferred service: answered before or after its callback returned."""
-
-    __slots__ = ('final', 'header')
-
-    def __init__(self) -> None:
-        self.final: Any = None
-        self.header: Any = None
-
-
-class BessNode(LifecycleNode):
+class BessNode(Endpoints):
     """A lifecycle node of a site.
 
     Subclasses set `Params` (a frozen dataclass, see `bess_core.params`) and `role` (what other nodes
@@ -64,8 +55,8 @@ class BessNode(LifecycleNode):
     ros_parameters: ClassVar[bool] = True  # False: services of its own have the names of ROS' parameter services
 
     def __init__(self, name: str, parameters: Any, ctx: NodeContext) -> None:
-        self._alive: dict[Any, list[bool]] = {}  # subscriptions, see `create_subscription`
         super().__init__(
+            ctx,
             name,
             namespace=ctx.namespace,
             start_parameter_services=ctx.parameter_services and self.ros_parameters,
@@ -74,9 +65,7 @@ class BessNode(LifecycleNode):
         self.name = name
         self._lifecycle_id: int | None = None  # while no transition runs; asked for far more often than it changes
         self.params = parameters
-        self.ctx = ctx
         self.clock = ctx.clock
-        self.log = log.get(f'{ctx.namespace}/{name}')
         params.declare(self, parameters)
         self.progress = 0  # work done so far; a stuck node stands still
         self.open_calls: set[Call] = set()  # questions to services that are not answered yet
@@ -149,39 +138,6 @@ class BessNode(LifecycleNode):
         handle = self.ctx.ticker.every(period_s, partial(self._guarded, fn), phase=phase)
         self._handles.append(handle)
         return handle
-
-    def create_publisher(self, msg_type: Any, topic: str, qos_profile: Any, **kwargs: Any) -> Any:
-        """As rclpy's; messages are encoded by `bess_core.cdr` where it can (several times faster)."""
-        kwargs.setdefault('publisher_class', cdr.EncodingPublisher)
-        return super().create_publisher(msg_type, topic, qos_profile, **kwargs)
-
-    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
-        """As rclpy's, with an exception guard: one bad callback must not stop the process.
-
-        Messages are decoded by `bess_core.cdr` where it can (several times faster than rclpy's own way).
-        """
-        decode = None if kwargs.get('raw') else cdr.decoder(msg_type)
-        alive = [True]  # empty once it is destroyed: the executor still hands over what it had queued before
-
-        def received(data: Any) -> None:  # `_guarded`, without a call more for each message
-            if not alive:
-                return
-            self.ctx.activity += 1
-            try:
-                callback(data if decode is None else decode(data))
-            except Exception as error:  # noqa: BLE001 - logged and a fault
-                self._callback_failed(callback, error)
-
-        if decode is not None:
-            kwargs['raw'] = True
-        subscription = super().create_subscription(msg_type, topic, received, *args, **kwargs)
-        self._alive[subscription] = alive
-        return subscription
-
-    def destroy_subscription(self, subscription: Any) -> bool:
-        """As rclpy's; nothing that has arrived before is handed over any more."""
-        self._alive.pop(subscription, []).clear()
-        return super().destroy_subscription(subscription)
 
     def raise_fault(self, fault_id: str, severity: Severity, text: str) -> None:
         """Make a fault active (again)."""
@@ -277,77 +233,6 @@ class BessNode(LifecycleNode):
             registry.clear_cause('node.fault_store')
             return registry
 
-    def _guarded(self, fn: Callable[..., Any], *args: Any) -> None:
-        self.ctx.activity += 1
-        try:
-            fn(*args)
-        except Exception as error:  # noqa: BLE001 - logged and a fault
-            self._callback_failed(fn, error)
-
-    def _callback_failed(self, fn: Callable[..., Any], error: Exception) -> None:
-        self.log.exception('callback failed', callback=getattr(fn, '__qualname__', str(fn)))
-        self.raise_fault('node.callback', Severity.ERROR, f'{type(error).__name__}: {error}')
-
-    def create_service(  # type: ignore[override]
-        self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As rclpy's, with an exception guard: the caller gets an empty answer, the site goes on."""
-
-        def guarded(request: Any, response: Any) -> Any:
-            self.ctx.activity += 1
-            try:
-                return callback(request, response)
-            except Exception as error:
-                self.log.exception('service failed', service=name)
-                self.raise_fault('node.callback', Severity.ERROR, f'{name}: {type(error).__name__}: {error}')
-                refused = srv_type.Response()
-                if hasattr(refused, 'message'):
-                    refused.message = f'internal error: {error}'
-                return refused
-
-        return super().create_service(srv_type, name, guarded, *args, **kwargs)
-
-    def create_deferred_service(
-        self, srv_type: Any, name: str, callback: Callable[[Any, Callable[[Any], None]], None], **kwargs: Any
-    ) -> Any:
-        """A service whose answer may come later: `callback(request, answer)`, then `answer(response)` once.
-
-        For work that waits for a wire; the executor goes on meanwhile. Whoever takes `answer` must
-        call it in the executor thread, also when the work fails.
-        """
-        slots: dict[int, _Slot] = {}
-
-        def on_request(request: Any, response: Any) -> Any:
-            slot = slots[id(response)] = _Slot()
-
-            def answer(final: Any) -> None:
-                if slot.header is None:
-                    slot.final = final
-                else:
-                    send(final, slot.header)
-
-            try:
-                callback(request, answer)
-            except BaseException:
-                slot.final = response  # the guard of create_service fills it in
-                raise
-            return response
-
-        service = self.create_service(srv_type, name, on_request, **kwargs)
-        send = service.send_response
-
-        def send_response(response: Any, header: Any) -> None:
-            slot = slots.pop(id(response), None)
-            if slot is None:
-                send(response, header)
-            elif slot.final is not None:
-                send(slot.final, header)
-            else:
-                slot.header = header
-
-        service.send_response = send_response
-        return service
-
     def _on_clear_fault(self, request: ClearFault.Request, response: ClearFault.Response) -> ClearFault.Response:
         response.accepted, response.message, events = self.faults.clear(request.id)
         self._tell(events)
@@ -437,15 +322,6 @@ class BessNode(LifecycleNode):
         self._lifecycle_id = int(self._state_machine.current_state[0])
         self.log.debug('lifecycle', state=self._state_machine.current_state[1])
         return result
-
-    def destroy_node(self) -> None:
-        """Take what the node offers off the graph at once.
-
-        rclpy leaves the services of the life cycle to the garbage collector: until then a request could reach a
-        node that is gone, and a new one of the same name would be there twice.
-        """
-        super().destroy_node()
-        self._state_machine.destroy_when_not_in_use()
 
     def close(self) -> None:
         """Orderly end of this process: safe, cleaned up, destroyed."""

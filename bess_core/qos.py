@@ -22,6 +22,11 @@ def _profile(depth: int, durability: DurabilityPolicy, lifespan_s: float = 0.0) 
     return profile
 
 
+def profile(given: QoSProfile | int) -> QoSProfile:
+    """A profile, or what rclpy makes of a mere depth."""
+    return QoSProfile(depth=given) if isinstance(given, int) else given
+
+
 #: State, mode, limits: a late joiner gets the last one.
 STATE = _profile(1, DurabilityPolicy.TRANSIENT_LOCAL)
 #: Who listens to faults: several publishers on one topic. They publish as STATE: a late joiner gets the last list of

@@ -1,9 +1,10 @@
 """`bess sim`: the node graph of a site on simulated time, in lock-step with the physics.
 
 All nodes run in this process on one executor. Each step moves the physics on by one tick, then calls
-what is due, first what measures, then what decides, and lets all messages settle before going on. The
-middleware hands messages over synchronously within a process and the executor keeps their order, so
-a run is deterministic: the same site file and seed give the same result.
+what is due, first what measures, then what decides, and lets all messages settle before going on. Messages
+go through an exchange (`bess_core.exchange`), or with `middleware` through DDS as on a running site: it hands
+them over synchronously within a process and the executor keeps their order. Either way a run is
+deterministic: the same site file and seed give the same result.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from bess_core import plugins
 from bess_core.clock import SimClock
 from bess_core.container import Container
+from bess_core.exchange import Exchange
 from bess_core.runtime import Runtime
 from bess_core.site import NodeSpec, Site
 from bess_core.ticker import SimTicker
@@ -100,6 +102,7 @@ class Conductor:
         self._substeps = substeps
         self._steps = self._run()
         self._activity = -1
+        self._ticks = 0  # that are over
         self._posted: list[Callable[[], None]] = []
         self._ctx.post = self._posted.append
         self.limits = LimitWatch()
@@ -111,29 +114,59 @@ class Conductor:
         self._runtime.post(self._next)
 
     def _next(self) -> None:
+        """One tick, or a look at what still comes through the executor."""
+        ctx = self._ctx
+        if ctx.exchange is None or ctx.asking:
+            going = self._look()
+        else:
+            ticks, going = self._ticks, True
+            while going and self._ticks == ticks and not ctx.asking:
+                self._settle(ctx.exchange)
+                going = bool(ctx.asking) or self._step()
+        if going:
+            self._activity = ctx.activity
+            self._runtime.post(self._next)
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Hand over all messages, and what follows from them, in the order of the executor."""
+        while exchange.queue or self._posted:
+            exchange.deliver()
+            self._call_posted()
+
+    def _look(self) -> bool:
         """Run what nodes have posted; with nothing posted and no message since the last look, go on.
 
         Each look comes behind all messages that were under way at the one before. Nodes post here and
         not into the executor, where each call costs as much as a message.
         """
-        ctx, posted = self._ctx, self._posted
-        if posted:
-            calls = posted.copy()
-            posted.clear()
-            for call in calls:
-                call()
-        elif ctx.activity == self._activity:
-            try:
-                next(self._steps)
-            except StopIteration:
-                self._runtime.stop()
-                return
-            except BaseException as error:  # noqa: BLE001 (handed to the caller of simulate)
-                self.error = error
-                self._runtime.stop()
-                return
-        self._activity = ctx.activity
-        self._runtime.post(self._next)
+        exchange = self._ctx.exchange
+        if exchange is not None and exchange.queue:
+            exchange.deliver()
+            self._call_posted()
+        elif self._posted:
+            self._call_posted()
+        elif self._ctx.activity == self._activity:
+            return self._step()
+        return True
+
+    def _call_posted(self) -> None:
+        calls = self._posted.copy()
+        self._posted.clear()
+        for call in calls:
+            call()
+
+    def _step(self) -> bool:
+        """What is due next; False at the end."""
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._runtime.stop()
+            return False
+        except BaseException as error:  # noqa: BLE001 (handed to the caller of simulate)
+            self.error = error
+            self._runtime.stop()
+            return False
+        return True
 
     def _run(self) -> Iterator[None]:
         now = 0.0
@@ -151,6 +184,7 @@ class Conductor:
             if self._progress is not None and time.monotonic() - told > 0.5:
                 told = time.monotonic()
                 self._progress(k / steps, now)
+            self._ticks = k
 
 
 @contextmanager
@@ -169,8 +203,11 @@ def _alone() -> Iterator[None]:
 
 
 def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 1.0,
-             progress: Progress | None = None, ros_args: list[str] | None = None) -> dict[str, Any]:
+             progress: Progress | None = None, ros_args: list[str] | None = None,
+             middleware: bool = False) -> dict[str, Any]:
     """Run a site with a `simulation` section for so many simulated hours; the summary as plain values.
+
+    With `middleware` messages go through DDS as on a running site, which takes longer; the result is the same.
 
     Raises ValueError for a site that cannot be simulated.
     """
@@ -187,6 +224,7 @@ def simulate(site: Site, state_dir: Path, *, hours: float = 24.0, tick: float = 
         container = Container(runtime, site, 'sim', state_dir, clock=clock, ticker=SimTicker(clock))
         container.ctx.heartbeat_s = 0.0
         container.ctx.diagnostics_s = 0.0
+        container.ctx.exchange = None if middleware else Exchange()  # nobody else is to listen: see `_alone`
         container.make(simulated_specs(site, plant, config, tick))
         conductor = Conductor(runtime, container, plant, tick, hours * 3600.0, progress)
         container.bring_up()

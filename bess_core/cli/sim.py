@@ -35,6 +35,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--state', type=Path, default=None, metavar='DIR', help='keep journals in this folder')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='override the site file, e.g. simulation.seed=3')
+    parser.add_argument('--middleware', action='store_true',
+                        help='send messages through DDS, as on a running site: slower, the same result')
     parser.add_argument('--quiet', action='store_true', help='no progress on stderr')
     add_json(parser, 'the summary as JSON; unknown = null')
 
@@ -67,7 +69,7 @@ def _run(args: argparse.Namespace, state: Path) -> int:
     simulate = load_plugin('bess.simulation', 'conductor')
     progress = Progress(hours * 3600.0, quiet=args.quiet)
     try:
-        result = simulate(site, state, hours=hours, tick=args.tick, progress=progress)
+        result = simulate(site, state, hours=hours, tick=args.tick, progress=progress, middleware=args.middleware)
     except ValueError as error:  # the site cannot be simulated; says why
         raise CliError(str(error), 2) from error
     finally:

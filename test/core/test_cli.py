@@ -321,8 +321,9 @@ def test_sim_passes_on_what_was_asked(plugin: dict, tmp_path: Path, capsys: pyte
     file.write_text(SITE)
     asked = {}
 
-    def simulate(site: Any, state: Path, *, hours: float, tick: float, progress: Any) -> dict[str, Any]:
-        asked.update(name=site.name, hours=hours, tick=tick, folder=state.is_dir())
+    def simulate(site: Any, state: Path, *, hours: float, tick: float, progress: Any,
+                 middleware: bool) -> dict[str, Any]:
+        asked.update(name=site.name, hours=hours, tick=tick, folder=state.is_dir(), middleware=middleware)
         progress(0.5, hours * 1800.0)
         progress(1.0, hours * 3600.0)
         return {'nodes_active': 1, 'simulated_s': hours * 3600.0, 'speed': float('nan')}
@@ -330,12 +331,12 @@ def test_sim_passes_on_what_was_asked(plugin: dict, tmp_path: Path, capsys: pyte
     plugin['bess.simulation', 'conductor'] = simulate
     assert main.main(['sim', str(file), '--days', '0.5', '--tick', '2', '--json']) == 0
     out = capsys.readouterr()
-    assert asked == {'name': 'tiny', 'hours': 12.0, 'tick': 2.0, 'folder': True}
+    assert asked == {'name': 'tiny', 'hours': 12.0, 'tick': 2.0, 'folder': True, 'middleware': False}
     assert json.loads(out.out) == {'nodes_active': 1, 'simulated_s': 43200.0, 'speed': None}
     assert '100 %' in out.err and '12.0 h of 12.0 h' in out.err
-    assert main.main(['sim', str(file), '--quiet']) == 0
+    assert main.main(['sim', str(file), '--quiet', '--middleware']) == 0
     out = capsys.readouterr()
-    assert 'active nodes: 1' in out.out and asked['hours'] == 24.0 and not out.err
+    assert 'active nodes: 1' in out.out and asked['hours'] == 24.0 and asked['middleware'] and not out.err
 
 
 def test_sim_of_what_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,15 +61,20 @@ def test_same_energies_as_the_node_graph(case: str, tmp_path: Path, plants: list
     compare(load(tmp_path, *overrides), tmp_path, hours, plants)
 
 
+def test_same_energies_through_the_middleware(tmp_path: Path, plants: list[Plant]) -> None:
+    """As on a running site; without it messages take a shorter way."""
+    compare(load(tmp_path, 'simulation.start=08:00:00'), tmp_path, 0.25, plants, middleware=True)
+
+
 @pytest.mark.soak
 def test_same_energies_over_a_day(tmp_path: Path, plants: list[Plant]) -> None:
     compare(load(tmp_path), tmp_path, 24.0, plants)
 
 
-def compare(site: Any, folder: Path, hours: float, plants: list[Plant]) -> None:
-    """Both ways, bit by bit."""
+def compare(site: Any, folder: Path, hours: float, plants: list[Plant], *, middleware: bool = False) -> None:
+    """Chain and graph, bit by bit."""
     pure = chain.simulate_chain(site, hours=hours)
-    graph = conductor.simulate(site, folder, hours=hours)
+    graph = conductor.simulate(site, folder, hours=hours, middleware=middleware)
     assert 0 < pure['nodes_active'] < graph['nodes_active'], 'the chain leaves out nodes that only look on'
     for key in set(graph) - {'wall_s', 'speed', 'faults', 'nodes_active'}:
         assert pure[key] == graph[key], key

@@ -1,0 +1,156 @@
+"""Messages from node to node within one process, without the middleware.
+
+On simulated time nobody else can listen, and a day of it is some million messages: serialising, sending, receiving and
+deserialising each of them is most of what it costs. Here publishers, subscriptions, message types, QoS and the order
+in which callbacks run are those of a running site; the bytes in between are left out. Each subscription gets a copy
+of its own: what the sender or another listener changes in a message is not seen.
+
+As in DDS: a message that arrives at a full queue takes the place of the oldest one there, and who subscribes to a
+transient-local topic later gets what its publishers sent last.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosidl_parser import definition as idl
+
+from .cdr import message_class
+
+Callback = Callable[[Any], object]
+
+
+class LocalSubscription:
+    """One listener: its queue, of the depth of its QoS."""
+
+    def __init__(self, exchange: Exchange, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile) -> None:
+        self.msg_type, self.topic_name, self.callback = msg_type, topic, callback
+        self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self._queue, self._waiting = exchange.queue, deque[Any](maxlen=profile.depth or 1)
+
+    def take(self, message: Any) -> None:
+        """A message of its own arrives."""
+        self._waiting.append(message)
+        self._queue.append(self)
+
+    def hand_over(self) -> None:
+        """One message to the callback, unless newer ones have pushed it out."""
+        if self._waiting:
+            self.callback(self._waiting.popleft())
+
+
+class LocalPublisher:
+    """As rclpy's publisher, as far as nodes use it."""
+
+    def __init__(self, exchange: Exchange, msg_type: Any, topic: str, profile: QoSProfile) -> None:
+        self.msg_type, self.topic_name = msg_type, topic
+        self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self.last = deque[Any](maxlen=profile.depth or 1 if self.transient else 0)
+        self.listeners: list[LocalSubscription] = []
+        self.copy = copier(msg_type)
+
+    def publish(self, msg: Any) -> None:
+        """Queue a message for all who listen. Raises TypeError for another type."""
+        if type(msg) is not self.msg_type:
+            raise TypeError(f'{self.topic_name}: expected {self.msg_type.__name__}, got {type(msg).__name__}')
+        if self.transient:
+            self.last.append(self.copy(msg))
+        for listener in self.listeners:
+            listener.take(self.copy(msg))
+
+    def get_subscription_count(self) -> int:
+        """How many listen."""
+        return len(self.listeners)
+
+
+class Exchange:
+    """The topics of one process."""
+
+    def __init__(self) -> None:
+        self.queue: deque[LocalSubscription] = deque()  # who has something to hand over, in order
+        self._publishers: dict[str, list[LocalPublisher]] = {}
+        self._subscriptions: dict[str, list[LocalSubscription]] = {}
+
+    def publisher(self, msg_type: Any, topic: str, profile: QoSProfile) -> LocalPublisher:
+        """A new publisher on a topic (absolute name)."""
+        publisher = LocalPublisher(self, msg_type, topic, profile)
+        self._publishers.setdefault(topic, []).append(publisher)
+        publisher.listeners = [s for s in self._subscriptions.get(topic, ()) if _matches(publisher, s)]
+        return publisher
+
+    def subscription(self, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile) -> LocalSubscription:
+        """A new subscription; its callback runs in `deliver`."""
+        subscription = LocalSubscription(self, msg_type, topic, callback, profile)
+        self._subscriptions.setdefault(topic, []).append(subscription)
+        for publisher in self._publishers.get(topic, ()):
+            if _matches(publisher, subscription):
+                publisher.listeners.append(subscription)
+                if subscription.transient:
+                    for message in publisher.last:
+                        subscription.take(publisher.copy(message))
+        return subscription
+
+    def remove(self, endpoint: LocalPublisher | LocalSubscription) -> bool:
+        """End a publisher or subscription; what it has received is not handed over. False when it has ended before."""
+        if isinstance(endpoint, LocalPublisher):
+            known: list[Any] = self._publishers.get(endpoint.topic_name, [])
+        else:
+            known = self._subscriptions.get(endpoint.topic_name, [])
+            for publisher in self._publishers.get(endpoint.topic_name, ()):
+                if endpoint in publisher.listeners:
+                    publisher.listeners.remove(endpoint)
+            endpoint._waiting.clear()
+        if endpoint not in known:
+            return False
+        known.remove(endpoint)
+        return True
+
+    def deliver(self) -> bool:
+        """Hand over what was on its way when this was called; False when there was nothing."""
+        queue = self.queue
+        count = len(queue)
+        for _ in range(count):
+            queue.popleft().hand_over()
+        return count > 0
+
+
+def _matches(publisher: LocalPublisher, subscription: LocalSubscription) -> bool:
+    return publisher.msg_type is subscription.msg_type and (publisher.transient or not subscription.transient)
+
+
+@cache
+def copier(message_type: Any) -> Callable[[Any], Any]:
+    """Function that copies a message of this type, made once per type: all levels of it, also its arrays."""
+    names: dict[str, Any] = {'new': object.__new__, 'kind': message_type, 'deep': copy.deepcopy}
+    lines = ['def function(m):', '    c = new(kind)', '    c._check_fields = True']
+    for slot, kind in zip(message_type.__slots__, message_type.SLOT_TYPES, strict=False):
+        lines.append(f'    c.{slot} = {_copied(f"m.{slot}", kind, names)}')
+    exec('\n'.join([*lines, '    return c']), names)
+    return names['function']  # type: ignore[no-any-return]
+
+
+def _copied(value: str, kind: Any, names: dict[str, Any]) -> str:
+    if isinstance(kind, idl.BasicType | idl.AbstractString):
+        return value  # these never change in place
+    if isinstance(kind, idl.NamespacedType):
+        return f'{_name(names, copier(message_class(kind)))}({value})'
+    item = getattr(kind, 'value_type', None)
+    if isinstance(item, idl.NamespacedType):
+        return f'[{_name(names, copier(message_class(item)))}(e) for e in {value}]'
+    if isinstance(kind, idl.AbstractSequence) and isinstance(item, idl.BasicType | idl.AbstractString):
+        return f'{value}[:]'  # a list or an array
+    return f'deep({value})'
+
+
+def _name(names: dict[str, Any], value: Any) -> str:
+    name = f'g{len(names)}'
+    names[name] = value
+    return name
+
+
+__all__ = ['Exchange', 'LocalPublisher', 'LocalSubscription', 'copier']
