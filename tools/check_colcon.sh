@@ -24,7 +24,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$
 
 if ! colcon --log-base "$work/log" build --packages-select bess --base-paths "$root" \
     --build-base "$work/build" --install-base "$work/install" --event-handlers console_direct- \
-    --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$python" >"$log" 2>&1; then
+    --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$python" >"$log" 2>&1; then
   tail -n 60 "$log"
   echo 'colcon: build failed'
   exit 1

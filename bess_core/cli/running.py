@@ -76,6 +76,12 @@ def running() -> list[Running]:
     return sorted(found, key=lambda r: r.since)
 
 
+def earlier(namespace: str) -> Running | None:
+    """The site of this name in this ROS domain that was there before this process; None = there is none."""
+    same = [r for r in running() if (r.namespace, r.domain) == (namespace, domain())]
+    return same[0] if same and same[0].pid != os.getpid() else None
+
+
 def _own_folder() -> Path:
     place = folder()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)

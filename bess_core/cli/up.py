@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             print(changes(site))
         return 0
     from ..supervisor import lock_state
-    from .running import announce
+    from .running import announce, earlier
 
     try:
         lock_state(state)
@@ -88,6 +88,12 @@ def run(args: argparse.Namespace) -> int:
         announce(site.namespace, state, site.processes)
     except OSError as error:  # commands then find it by discovery only, which takes some seconds
         log.get(f'{site.name}/up').warning('the site is not noted as running', reason=str(error))
+    other = earlier(site.namespace)
+    if other is not None:
+        print(f'{site.namespace}: a site of this name runs already in ROS domain {other.domain} (process {other.pid}, '
+              f'state folder {other.state}); its nodes would take the orders of this one and the other way round. '
+              'Give one of them another name or ROS_DOMAIN_ID', file=sys.stderr)
+        return 1
     return _Up(site, state, args).run()
 
 

@@ -339,6 +339,22 @@ def test_sim_passes_on_what_was_asked(plugin: dict, tmp_path: Path, capsys: pyte
     assert 'active nodes: 1' in out.out and asked['hours'] == 24.0 and asked['middleware'] and not out.err
 
 
+def test_options_may_come_before_arguments(bess: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from bess_core.cli.main import _AnyOrder
+
+    parser = _AnyOrder()
+    parser.add_argument('battery')
+    parser.add_argument('action', nargs='?')
+    parser.add_argument('--site')
+    for line in ('house --site home list', '--site home house list', 'house list --site=home'):
+        assert vars(parser.parse_args(line.split())) == {'battery': 'house', 'action': 'list', 'site': 'home'}
+    with pytest.raises(SystemExit):
+        parser.parse_args(['house', 'list', 'more', '--site', 'home'])
+    with pytest.raises(SystemExit):
+        main.main(['schedule', 'house', '--site', 'home', 'nonsense'])
+    assert "invalid choice: 'nonsense'" in capsys.readouterr().err
+
+
 def test_sim_of_what_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / 'tiny.yaml'
     file.write_text(SITE)

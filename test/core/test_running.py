@@ -47,6 +47,25 @@ def test_a_site_counts_while_its_process_lives(own_folder: Path) -> None:
     assert running.running() == [] and list(own_folder.glob('*.json')) == []
 
 
+def test_a_second_site_of_the_same_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their nodes would have the same topics, whatever folder the state lies in."""
+    site = Path(__file__).parents[2] / 'config' / 'sites' / 'home_demo.yaml'
+    process = other()
+    try:
+        done = subprocess.run([sys.executable, '-m', 'bess_core.cli.main', 'up', str(site), '--state', str(tmp_path)],
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1, done.stdout
+        assert f'process {process.pid}' in done.stderr and '/state' in done.stderr and 'ROS domain 7' in done.stderr
+        monkeypatch.setenv('ROS_DOMAIN_ID', '8')
+        assert running.earlier('/home') is None
+        handle = running.announce('/home', tmp_path)
+        assert running.earlier('/home') is None, 'this process was first there'
+        os.close(handle)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"namespace": "/x"}'])
 def test_a_damaged_note_is_no_site(own_folder: Path, text: str) -> None:
     import fcntl
