@@ -144,6 +144,8 @@ def _copied(value: str, kind: Any, names: dict[str, Any]) -> str:
         return f'[{_name(names, copier(message_class(item)))}(e) for e in {value}]'
     if isinstance(kind, idl.AbstractSequence) and isinstance(item, idl.BasicType | idl.AbstractString):
         return f'{value}[:]'  # a list or an array
+    if isinstance(kind, idl.Array) and isinstance(item, idl.BasicType) and item.typename not in ('boolean', 'octet'):
+        return f'{value}.copy()'  # an array of numpy
     return f'deep({value})'
 
 

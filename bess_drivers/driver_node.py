@@ -8,7 +8,7 @@ the parameters of the node.
 from __future__ import annotations
 
 from functools import cache, partial
-from math import inf, isnan
+from math import inf
 from typing import Any, ClassVar
 
 from bess.msg import (
@@ -42,11 +42,11 @@ OPERATION_S = 30.0  # how long an administrative operation may
 QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 
-def _comparable(value: Any) -> Any:
-    """NaN equals nothing, not even itself: a phase that is not measured would look as if it moved."""
-    if isinstance(value, tuple):
-        return tuple(_comparable(v) for v in value)
-    return 'NaN' if isinstance(value, float) and isnan(value) else value
+def _still(a: Any, b: Any) -> bool:
+    """Equal; NaN, which equals nothing, counts as equal: a phase that is not measured would look as if it moved."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_still, a, b))
+    return bool(a == b) or (a != a and b != b)
 
 
 class DriverNode(BessNode):
@@ -167,8 +167,8 @@ class DriverNode(BessNode):
         limit = self.params.frozen_after
         if limit <= 0:
             return ()
-        signature = _comparable(self.signature(reading))
-        if signature != self._signature:
+        signature = self.signature(reading)
+        if not _still(signature, self._signature):
             self._signature, self._moved_at = signature, reading.time
         still = reading.time - self._moved_at
         if signature is None or still < limit:

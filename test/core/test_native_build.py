@@ -33,8 +33,11 @@ def native() -> Path:
 
 
 def test_the_same_energies(native: Path) -> None:
-    compiled, plain = day.chain(native, 3.0), day.chain(ROOT, 3.0)
-    assert compiled.pop('compiled') and not plain.pop('compiled')
+    compiled, plain, graph = (day.simulated('chain', native, 3.0), day.simulated('chain', ROOT, 3.0),
+                              day.simulated('graph', native, 3.0))
+    assert compiled.pop('compiled') and not plain.pop('compiled') and graph['compiled']
+    for key in ('energy_import_wh', 'energy_export_wh', 'soc'):
+        assert graph[key] == compiled[key]
     for result in (compiled, plain):
         for timing in ('wall_s', 'speed', 'cpu_s'):
             del result[timing]
