@@ -19,7 +19,7 @@ from bess.srv import GetSystemInfo, ListSiteParameters, SetSiteParameter
 from bess_core import params, qos, site_changes
 from bess_core import site as site_module
 from bess_core.context import NodeContext
-from bess_core.convert import battery_from_msg, wall_stamp
+from bess_core.convert import battery_from_msg, set_wall, wall_stamp
 from bess_core.files import replace_file
 from bess_core.node import BessNode
 from bess_core.params import param
@@ -66,6 +66,7 @@ class SystemNode(BessNode):
         self._boot = boot_time(_text('/proc/stat'))
         self._serial = self.params.serial or _text('/sys/firmware/devicetree/base/serial-number').strip('\0\n')
         self._busy = False
+        self._shown: SystemInfo | None = None  # refilled each time
         self._version = version('bess')  # read from files
         self._info = self.create_publisher(SystemInfo, '~/info', qos.STATE)
         self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
@@ -125,21 +126,27 @@ class SystemNode(BessNode):
 
     def _message(self) -> SystemInfo:
         r, s, site = self._record, self._state, self.ctx.site
-        features = site.params.features if site is not None else {}
-        message = SystemInfo(
-            version=self._version, site=site.name if site is not None else self.ctx.namespace.strip('/'),
-            serial=self._serial, runtime=float(r.runtime), starts=r.starts,
-            state=SiteState(s.state).name if s is not None else '', mode=s.mode if s is not None else '',
-            sleep_time=float(r.sleep_time), soc=float(self._soc), soh=float(self._soh),
-            soc_correction=float(self._count.correction),
-            features=[f'{n}={"on" if on else "off"}' for n, on in sorted(features.items())],
-            balance_spread=[v for _, v in r.balance])
-        message.balance_times = [wall_stamp(t) for t, _ in r.balance]
-        for name, at in (('boot', self._boot), ('started', self._started), ('last_mode_change', r.last_mode_change),
-                         ('last_state_change', r.last_state_change), ('last_full_charge', r.last_full_charge),
-                         ('last_empty', r.last_empty)):
-            setattr(message, name, wall_stamp(at))
-        message.header.stamp = wall_stamp(self.clock.wall())
+        message = self._shown
+        if message is None:
+            features = site.params.features if site is not None else {}
+            message = self._shown = SystemInfo(
+                version=self._version, site=site.name if site is not None else self.ctx.namespace.strip('/'),
+                serial=self._serial, features=[f'{n}={"on" if on else "off"}' for n, on in sorted(features.items())],
+                boot=wall_stamp(self._boot), started=wall_stamp(self._started))
+            self._balance_shown = (0, 0.0, 0.0)
+        message.starts, message.runtime, message.sleep_time = r.starts, float(r.runtime), float(r.sleep_time)
+        message.state, message.mode = (SiteState(s.state).name, s.mode) if s is not None else ('', '')
+        message.soc, message.soh, message.soc_correction = self._soc, self._soh, float(self._count.correction)
+        set_wall(message.last_mode_change, r.last_mode_change)
+        set_wall(message.last_state_change, r.last_state_change)
+        set_wall(message.last_full_charge, r.last_full_charge)
+        set_wall(message.last_empty, r.last_empty)
+        set_wall(message.header.stamp, self.clock.wall())
+        balance = (len(r.balance), *r.balance[-1]) if r.balance else (0, 0.0, 0.0)
+        if balance != self._balance_shown:  # a row per day, over a year of them: only the last one ever changes
+            self._balance_shown = balance
+            message.balance_spread = [v for _, v in r.balance]
+            message.balance_times = [wall_stamp(t) for t, _ in r.balance]
         return message
 
     def _save(self) -> None:
