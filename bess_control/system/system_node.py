@@ -133,7 +133,7 @@ class SystemNode(BessNode):
                 version=self._version, site=site.name if site is not None else self.ctx.namespace.strip('/'),
                 serial=self._serial, features=[f'{n}={"on" if on else "off"}' for n, on in sorted(features.items())],
                 boot=wall_stamp(self._boot), started=wall_stamp(self._started))
-            self._balance_shown = (0, 0.0, 0.0)
+            self._balance_shown: tuple[float, ...] = ()
         message.starts, message.runtime, message.sleep_time = r.starts, float(r.runtime), float(r.sleep_time)
         message.state, message.mode = (SiteState(s.state).name, s.mode) if s is not None else ('', '')
         message.soc, message.soh, message.soc_correction = self._soc, self._soh, float(self._count.correction)
@@ -142,7 +142,7 @@ class SystemNode(BessNode):
         set_wall(message.last_full_charge, r.last_full_charge)
         set_wall(message.last_empty, r.last_empty)
         set_wall(message.header.stamp, self.clock.wall())
-        balance = (len(r.balance), *r.balance[-1]) if r.balance else (0, 0.0, 0.0)
+        balance: tuple[float, ...] = (len(r.balance), *r.balance[-1]) if r.balance else ()
         if balance != self._balance_shown:  # a row per day, over a year of them: only the last one ever changes
             self._balance_shown = balance
             message.balance_spread = [v for _, v in r.balance]

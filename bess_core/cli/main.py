@@ -19,7 +19,9 @@ class _AnyOrder(argparse.ArgumentParser):
 
     _inside = False
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """As the base class, which by itself gives an optional argument no second chance behind an option."""
         ordinary = any(a.nargs in (argparse.PARSER, argparse.REMAINDER) for a in self._get_positional_actions())
         if self._inside or ordinary:
