@@ -2,8 +2,8 @@
 
 On simulated time nobody else can listen, and a day of it is some million messages: serialising, sending, receiving and
 deserialising each of them is most of what it costs. Here publishers, subscriptions, message types, QoS and the order
-in which callbacks run are those of a running site; the bytes in between are left out. Each subscription gets a copy
-of its own: what the sender or another listener changes in a message is not seen.
+in which callbacks run are those of a running site; the bytes in between are left out. Listeners get a copy of the
+moment, so that senders may refill their messages; they share it and leave it as it is: callbacks make readings of it.
 
 As in DDS: a message that arrives at a full queue takes the place of the oldest one there, and who subscribes to a
 transient-local topic later gets what its publishers sent last.
@@ -34,7 +34,7 @@ class LocalSubscription:
         self._queue, self._waiting = exchange.queue, deque[Any](maxlen=profile.depth or 1)
 
     def take(self, message: Any) -> None:
-        """A message of its own arrives."""
+        """A message arrives."""
         self._waiting.append(message)
         self._queue.append(self)
 
@@ -52,16 +52,17 @@ class LocalPublisher:
         self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
         self.last = deque[Any](maxlen=profile.depth or 1 if self.transient else 0)
         self.listeners: list[LocalSubscription] = []
-        self.copy = copier(msg_type)
+        self._copy = copier(msg_type)
 
     def publish(self, msg: Any) -> None:
         """Queue a message for all who listen. Raises TypeError for another type."""
         if type(msg) is not self.msg_type:
             raise TypeError(f'{self.topic_name}: expected {self.msg_type.__name__}, got {type(msg).__name__}')
-        if self.transient:
-            self.last.append(self.copy(msg))
-        for listener in self.listeners:
-            listener.take(self.copy(msg))
+        if self.listeners or self.transient:
+            sent = self._copy(msg)
+            self.last.append(sent)
+            for listener in self.listeners:
+                listener.take(sent)
 
     def get_subscription_count(self) -> int:
         """How many listen."""
@@ -92,7 +93,7 @@ class Exchange:
                 publisher.listeners.append(subscription)
                 if subscription.transient:
                     for message in publisher.last:
-                        subscription.take(publisher.copy(message))
+                        subscription.take(message)
         return subscription
 
     def remove(self, endpoint: LocalPublisher | LocalSubscription) -> bool:
@@ -126,19 +127,29 @@ def _matches(publisher: LocalPublisher, subscription: LocalSubscription) -> bool
 @cache
 def copier(message_type: Any) -> Callable[[Any], Any]:
     """Function that copies a message of this type, made once per type: all levels of it, also its arrays."""
-    names: dict[str, Any] = {'new': object.__new__, 'kind': message_type, 'deep': copy.deepcopy}
-    lines = ['def function(m):', '    c = new(kind)', '    c._check_fields = True']
-    for slot, kind in zip(message_type.__slots__, message_type.SLOT_TYPES, strict=False):
-        lines.append(f'    c.{slot} = {_copied(f"m.{slot}", kind, names)}')
-    exec('\n'.join([*lines, '    return c']), names)
+    names: dict[str, Any] = {'new': object.__new__, 'deep': copy.deepcopy}
+    lines: list[str] = []
+    _message('c', 'm', message_type, names, lines)
+    exec('def function(m):\n' + ''.join(f'    {line}\n' for line in lines) + '    return c\n', names)
     return names['function']  # type: ignore[no-any-return]
+
+
+def _message(target: str, source: str, message_type: Any, names: dict[str, Any], lines: list[str]) -> None:
+    """Lines that make `target` a copy of `source`; messages within it in place, without a call for each."""
+    lines.append(f'{target} = new({_name(names, message_type)}); {target}._check_fields = True')
+    for slot, kind in zip(message_type.__slots__, message_type.SLOT_TYPES, strict=False):
+        if isinstance(kind, idl.NamespacedType):
+            part = f'p{len(lines)}'
+            lines.append(f'{part}_ = {source}.{slot}')
+            _message(part, f'{part}_', message_class(kind), names, lines)
+            lines.append(f'{target}.{slot} = {part}')
+        else:
+            lines.append(f'{target}.{slot} = {_copied(f"{source}.{slot}", kind, names)}')
 
 
 def _copied(value: str, kind: Any, names: dict[str, Any]) -> str:
     if isinstance(kind, idl.BasicType | idl.AbstractString):
         return value  # these never change in place
-    if isinstance(kind, idl.NamespacedType):
-        return f'{_name(names, copier(message_class(kind)))}({value})'
     item = getattr(kind, 'value_type', None)
     if isinstance(item, idl.NamespacedType):
         return f'[{_name(names, copier(message_class(item)))}(e) for e in {value}]'

@@ -49,22 +49,15 @@ def heard(exchange: Exchange, topic: str, profile: Any, kind: Any = PowerSetpoin
     return out
 
 
-def test_each_listener_gets_the_moment_of_sending() -> None:
+def test_listeners_get_the_moment_of_sending() -> None:
     exchange = Exchange()
-    changed: list[PowerSetpoint] = []
-
-    def change(m: PowerSetpoint) -> None:
-        m.power = -1.0
-        changed.append(m)
-
-    exchange.subscription(PowerSetpoint, '/x', change, qos.EVENT)
-    second = heard(exchange, '/x', qos.EVENT)
+    first, second = heard(exchange, '/x', qos.EVENT), heard(exchange, '/x', qos.EVENT)
     publisher = exchange.publisher(PowerSetpoint, '/x', qos.EVENT)
     message = PowerSetpoint(power=1.0)
     publisher.publish(message)
     message.power = 2.0
     assert publisher.get_subscription_count() == 2 and not second
-    assert exchange.deliver() and second == [1.0] and changed[0].power == -1.0 and message.power == 2.0
+    assert exchange.deliver() and first == second == [1.0]
     assert not exchange.deliver()
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rclpy.serialization import serialize_message
 
 from bench import chain
 from bess_core import site as site_module
+from bess_core.exchange import LocalSubscription
 from bess_sim import conductor
 from bess_sim.plant import Plant
 
@@ -69,6 +71,23 @@ def test_same_energies_through_the_middleware(tmp_path: Path, plants: list[Plant
 @pytest.mark.soak
 def test_same_energies_over_a_day(tmp_path: Path, plants: list[Plant]) -> None:
     compare(load(tmp_path), tmp_path, 24.0, plants)
+
+
+def test_nobody_changes_a_message_that_others_hear_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the middleware all listeners of a topic share one copy."""
+    hand_over, seen = LocalSubscription.hand_over, set()
+
+    def checked(self: LocalSubscription) -> None:
+        message = self._waiting[0] if self._waiting else None
+        before = None if message is None else serialize_message(message)
+        hand_over(self)
+        if message is not None:
+            seen.add(self.topic_name)
+            assert serialize_message(message) == before, self.topic_name
+
+    monkeypatch.setattr(LocalSubscription, 'hand_over', checked)
+    result = conductor.simulate(load(tmp_path), tmp_path, hours=0.01)
+    assert len(seen) > 10 and not result['faults']
 
 
 def compare(site: Any, folder: Path, hours: float, plants: list[Plant], *, middleware: bool = False) -> None:
