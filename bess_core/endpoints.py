@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from rclpy.serialization import serialize_message
 
 from . import cdr, log, qos
 from .context import NodeContext
@@ -57,8 +58,11 @@ class Endpoints(LifecycleNode):
 
         Messages are decoded by `bess_core.cdr` where it can (several times faster than rclpy's own way).
         """
-        local = None if kwargs.get('raw') else self._exchange
-        decode = None if kwargs.get('raw') or local is not None else cdr.decoder(msg_type)
+        local, raw = self._exchange, bool(kwargs.get('raw'))
+        if local is None:
+            decode: Any = None if raw else cdr.decoder(msg_type)
+        else:
+            decode = serialize_message if raw else None
         alive = [True]  # empty once it is destroyed: the executor still hands over what it had queued before
 
         def received(data: Any) -> None:  # `_guarded`, without a call more for each message
@@ -77,7 +81,7 @@ class Endpoints(LifecycleNode):
             self._alive[subscription] = alive
             return subscription
         if decode is not None:
-            kwargs['raw'] = True
+            kwargs['raw'] = True  # decoded here
         subscription = super().create_subscription(msg_type, topic, received, *args, **kwargs)
         self._alive[subscription] = alive
         return subscription

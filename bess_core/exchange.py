@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message
 from rosidl_parser import definition as idl
 
 from .cdr import message_class
@@ -55,7 +56,9 @@ class LocalPublisher:
         self._copy = copier(msg_type)
 
     def publish(self, msg: Any) -> None:
-        """Queue a message for all who listen. Raises TypeError for another type."""
+        """Queue a message, or the bytes of one, for all who listen. Raises TypeError for another type."""
+        if isinstance(msg, bytes):
+            msg = deserialize_message(msg, self.msg_type)
         if type(msg) is not self.msg_type:
             raise TypeError(f'{self.topic_name}: expected {self.msg_type.__name__}, got {type(msg).__name__}')
         if self.listeners or self.transient:

@@ -129,7 +129,7 @@ class Book:
 
 
 class HoldNumbers:
-    """HoldNumbers for plans: above all earlier ones, also of an earlier life of this owner."""
+    """Numbers of plans: above all earlier ones, also of an earlier life of this owner."""
 
     def __init__(self) -> None:
         self._last = 0

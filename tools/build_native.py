@@ -4,7 +4,7 @@
     PYTHONPATH=build/native python ...      # uses it
 
 The result is a copy of the rooms in `build/native` with compiled modules beside their sources. Sites do not need
-it; `make bench` measures the pure chain with it, and compares the energies with those of the node graph.
+it; `make bench` measures a simulated day with it and without, and compares the energies.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from message_filler import OTHERS, TYPES, fill, same
+from rclpy.serialization import deserialize_message, serialize_message
 from std_srvs.srv import Trigger
 
 from bess.msg import FaultArray, Heartbeat, PowerSetpoint
@@ -131,6 +132,14 @@ def test_what_has_ended_hears_nothing_more() -> None:
         publisher.publish(PowerSetpoint())
 
 
+def test_bytes_are_sent_as_the_message_they_are() -> None:
+    exchange = Exchange()
+    got, publisher = heard(exchange, '/x', qos.EVENT), exchange.publisher(PowerSetpoint, '/x', qos.EVENT)
+    publisher.publish(serialize_message(PowerSetpoint(power=4.0)))
+    exchange.deliver()
+    assert got == [4.0]
+
+
 class Listener(BessNode):
     """Counts what it hears; a negative power is too much for it."""
 
@@ -167,10 +176,13 @@ def test_nodes_use_it(context: NodeContext, runtime: Any) -> None:
         sender = Listener('b', context)
         runtime.executor.add_node(sender)
         publisher = sender.create_publisher(PowerSetpoint, '/site/a/setpoint', qos.SETPOINT)
+        raw: list[bytes] = []
+        node.create_subscription(PowerSetpoint, '~/setpoint', raw.append, qos.SETPOINT, raw=True)
         before = context.activity
         publisher.publish(PowerSetpoint(power=3.0))
         exchange.deliver()
-        assert node.got == [3.0] and context.activity == before + 1
+        assert node.got == [3.0] and context.activity == before + 2
+        assert [deserialize_message(b, PowerSetpoint).power for b in raw] == [3.0]
         publisher.publish(PowerSetpoint(power=-3.0))
         exchange.deliver()
         exchange.deliver()
