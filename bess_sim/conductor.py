@@ -120,16 +120,20 @@ class Conductor:
             going = self._look()
         else:
             ticks, going = self._ticks, True
-            while going and self._ticks == ticks and not ctx.asking:
+            while going and self._ticks == ticks and not self._held_up():
                 self._settle(ctx.exchange)
-                going = bool(ctx.asking) or self._step()
-        if going:
+                going = self._held_up() or self._step()
+        if going and not self._runtime.stopped.done():
             self._activity = ctx.activity
             self._runtime.post(self._next)
 
+    def _held_up(self) -> bool:
+        """Whether it takes the executor to go on: for the answer of a service, or because a signal came."""
+        return self._ctx.asking > 0 or bool(self._runtime.stopped.done())
+
     def _settle(self, exchange: Exchange) -> None:
         """Hand over all messages, and what follows from them, in the order of the executor."""
-        while exchange.queue or self._posted:
+        while (exchange.queue or self._posted) and not self._held_up():
             exchange.deliver()
             self._call_posted()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,13 @@ from rclpy.serialization import serialize_message
 
 from bench import chain
 from bess_core import site as site_module
-from bess_core.exchange import LocalSubscription
+from bess_core.clock import SimClock
+from bess_core.context import NodeContext
+from bess_core.exchange import Exchange, LocalSubscription
+from bess_core.ticker import SimTicker
 from bess_sim import conductor
 from bess_sim.plant import Plant
+from bess_sim.plant_config import BenchConfig
 
 DEMO = Path(__file__).parents[2] / 'config' / 'sites' / 'home_demo.yaml'
 
@@ -88,6 +93,32 @@ def test_nobody_changes_a_message_that_others_hear_too(tmp_path: Path, monkeypat
     monkeypatch.setattr(LocalSubscription, 'hand_over', checked)
     result = conductor.simulate(load(tmp_path), tmp_path, hours=0.01)
     assert len(seen) > 10 and not result['faults']
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize('stopped', [False, True])
+def test_who_posts_on_and_on_does_not_keep_the_executor(tmp_path: Path, stopped: bool) -> None:
+    """The answer of a service comes through it, and so does the end after a signal."""
+    looks: list[Any] = []
+    runtime = SimpleNamespace(post=looks.append, stopped=SimpleNamespace(done=lambda: calls > 5 and stopped),
+                              stop=lambda: None)
+    clock = SimClock()
+    ctx = NodeContext('/site', tmp_path, clock, SimTicker(clock), looks.append, exchange=Exchange())
+    made = conductor.Conductor(runtime, SimpleNamespace(ctx=ctx, ticker=ctx.ticker, nodes=[]),  # type: ignore[arg-type]
+                               Plant(BenchConfig()), 1.0, 60.0, None)
+    calls = 0
+
+    def again() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 5 and not stopped:
+            ctx.asking = 1
+        ctx.post(again)
+
+    ctx.post(again)
+    made._next()
+    assert 5 < calls < 10
+    assert len(looks) == (0 if stopped else 1), 'asked for another turn unless it is over'
 
 
 def compare(site: Any, folder: Path, hours: float, plants: list[Plant], *, middleware: bool = False) -> None:
