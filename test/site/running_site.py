@@ -128,6 +128,8 @@ class RunningSite:
                 groups = {line['process'] for line in self.events('process started')}
                 self.wait_for(lambda: {line['process'] for line in self.events('nodes active')} >= groups, 10.0,
                               'the supervisor knows that all nodes are active')
+                if 'meter' in self.nodes_in_file():  # the observer finds its topic by itself, at some time
+                    self.wait_for(lambda: f'{NAMESPACE}/meter' in self.observer.meters, 10.0, 'the meter is heard')
         except BaseException:
             self.__exit__()
             raise
