@@ -105,11 +105,10 @@ def _poll(port: int) -> list[Figure]:
 
         node = Node('bench_modbus', start_parameter_services=False, enable_rosout=False)
         publisher = node.create_publisher(MeterStatus, 'bench/status', qos.MEASUREMENT)
-        message = MeterStatus()
         ratio, ours = _ratio(
             ROUNDS,
             lambda: [client.read_holding_registers(s.start, count=s.count, device_id=1) for s in spans],
-            lambda: publisher.publish(meter_to_msg(device.read(clock.now()), clock, 'meter', message)))
+            lambda: publisher.publish(meter_to_msg(device.read(clock.now()), clock, 'meter')))
         node.destroy_node()
     client.close()
     device.close()

@@ -31,9 +31,10 @@ from bess.msg import (
 from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
-from bess_core.convert import battery_from_msg, converter_from_msg, meter_from_msg, set_stamp, site_time
+from bess_core.convert import HEADER, battery_from_msg, converter_from_msg, meter_from_msg, site_time, split
 from bess_core.files import replace_file
 from bess_core.log import Refusals
+from bess_core.messages import floats, maker, same
 from bess_core.node import BessNode
 from bess_core.params import extract, merge, param
 from bess_core.ticker import Tick
@@ -66,6 +67,10 @@ class MeterlessParams(ModeParams):
 
     meter: str = param('', doc='meter at the grid connection; empty = none', ref='meter')
 
+_proposal = maker(PowerProposal, 'p, sec, nanosec, frame', {
+    **HEADER, **floats(PowerProposal, 'p'), **same('p', 'source', 'battery', 'reason'), 'priority': 'int(p.priority)'})
+_mode_state = maker(ModeState, 'mode, type, state, text, problem, keys, values, sec, nanosec, frame', HEADER)
+
 
 class ModeNode(BessNode):
     """Publishes the mode's proposals while active."""
@@ -89,7 +94,6 @@ class ModeNode(BessNode):
         self._proposals = self.create_publisher(PowerProposal, self.ctx.topic('proposals'), qos.EVENT)
         self._state = self.create_publisher(ModeState, '~/state', qos.STATE)
         self._outputs = ModeOutputs(self, getattr(p, 'converter', ''))
-        self._message = PowerProposal()  # refilled for every proposal
         self._offered: list[Any] = []
         self._own: list[Any] = []
         self._listen()
@@ -292,14 +296,8 @@ class ModeNode(BessNode):
         """Result of `run_job`, or in words why there is none."""
 
     def _publish(self, proposal: Proposal) -> None:
-        message = self._message
-        message.source, message.battery, message.reason = proposal.source, proposal.battery, proposal.reason
-        message.priority, message.lease = int(proposal.priority), float(proposal.lease)
-        message.min_power, message.max_power = float(proposal.min_power), float(proposal.max_power)
-        message.preferred_power = float(proposal.preferred_power)
-        message.preferred_reactive_power = float(proposal.preferred_reactive_power)
-        set_stamp(message.header.stamp, self.clock, proposal.time if isfinite(proposal.time) else self.clock.now())
-        self._proposals.publish(message)
+        made = proposal.time if isfinite(proposal.time) else self.clock.now()
+        self._proposals.give(_proposal(proposal, *split(self.clock, made), ''))
 
     def _tell_state(self, off: bool = False) -> None:
         """State and outputs, when they changed or their time has come."""
@@ -310,10 +308,9 @@ class ModeNode(BessNode):
         if due or said[0] != self._told[1][0] or said[2] != self._told[1][2]:
             self._told = (now, said)
             values = getattr(mode, 'values', {})
-            message = ModeState(mode=self.get_name(), type=type(mode).__name__, state=said[0], text=said[1],
-                                problem=said[2], keys=list(values), values=array('d', map(float, values.values())))
-            set_stamp(message.header.stamp, self.clock, now)
-            self._state.publish(message)
+            self._state.give(_mode_state(
+                self.name, type(mode).__name__, *said, list(values), array('d', map(float, values.values())),
+                *split(self.clock, now), ''))
         if not off:
             self._outputs.drive(getattr(mode, 'outputs', {}), due, now)
 

@@ -11,9 +11,10 @@ from std_srvs.srv import Trigger
 
 from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
 from bess_core import qos
-from bess_core.convert import battery_from_msg, meter_from_msg, site_time, stamp
+from bess_core.convert import HEADER, battery_from_msg, meter_from_msg, site_time, split
 from bess_core.files import replace_file
 from bess_core.log import Refusals
+from bess_core.messages import floats, maker, same
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
@@ -21,9 +22,15 @@ from bess_core.values import BatteryReading, MeterReading, Quality, Severity
 from bess_virtual.setpoint_sender_node import SetpointSender
 
 from .bounds import PowerManagerParams
-from .manager import Decision, PowerManager
+from .manager import PowerManager
 from .proposals import Proposal, ProposalBook
 from .site_state import SiteState
+
+_step = maker(DecisionStep, 's', {
+    **floats(DecisionStep, 's'), **same('s', 'name', 'reason'), 'bound': 'bool(s.bound)'})
+_trace = maker(DecisionTrace, 'd, sec, nanosec, frame', {
+    **HEADER, **floats(DecisionTrace, 'd'), **same('d', 'tick', 'battery', 'asked_by', 'text'),
+    'steps': '[step(s) for s in d.steps]'}, step=_step)
 
 
 @dataclass(frozen=True)
@@ -170,26 +177,13 @@ class PowerManagerNode(BessNode):
             decision.sent = decision.granted
         self._was_asked = asked
         if self._trace.get_subscription_count():
-            self._trace.publish(self._message(decision))
+            self._trace.give(_trace(decision, *split(self.clock, decision.time), ''))
         self._watch()
 
     def _watch(self) -> None:
         lost = self._meter is not None and self.clock.now() - self._meter.time > self.params.max_meter_age_s
         self.set_fault(lost, 'meter.lost', Severity.ERROR,
                        f'{self.params.meter}: no fresh sample for more than {self.params.max_meter_age_s:g} s')
-
-    def _message(self, d: Decision) -> DecisionTrace:
-        message = DecisionTrace(
-            tick=d.tick, battery=d.battery, asked_by=d.asked_by, asked=float(d.asked),
-            steps=[
-                DecisionStep(name=s.name, before=float(s.before), after=float(s.after), low=float(s.low),
-                             high=float(s.high), bound=bool(s.bound), reason=s.reason)
-                for s in d.steps
-            ],
-            granted=float(d.granted), granted_reactive=float(d.granted_reactive), sent=float(d.sent),
-            measured=float(d.measured), grid_power=float(d.grid_power), jitter=float(d.jitter), text=d.text)
-        message.header.stamp = stamp(self.clock, d.time)
-        return message
 
     def diagnostics(self) -> dict[str, Any]:
         """The grid of ticks, for people."""

@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 from typing import Any, ClassVar
 
-from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from std_srvs.srv import SetBool, Trigger
 
@@ -18,7 +18,7 @@ from bess_core import qos
 from bess_core.context import NodeContext
 from bess_core.convert import wall_stamp
 from bess_core.files import replace_file
-from bess_core.node import SUCCESS, BessNode
+from bess_core.node import ACTIVE, INACTIVE, SUCCESS, BessNode
 from bess_core.params import extract, param
 from bess_core.site import DRIVEN
 from bess_core.stalls import OwnStalls, excused
@@ -32,6 +32,7 @@ from .site_state import LEAVING, Reply, SiteMachine, SiteParams, SiteState
 from .sleep_switch_node import SleepSwitch
 from .storage_node import parts
 
+_MEASURES = frozenset((INACTIVE, ACTIVE))
 ANSWER_S = 2.0  # a lifecycle request without an answer for so long may be sent again
 
 
@@ -184,7 +185,7 @@ class SiteNode(BessNode):
                 if now - at > self.params.timeout:
                     state = 0
             # Inactive is no loss: the site itself puts converters and modes to sleep.
-            alive = state in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
+            alive = state in _MEASURES
             if alive and name in missing:
                 self._apply(self._machine.node_active(name, now))
             elif not alive and name not in missing:
@@ -192,7 +193,7 @@ class SiteNode(BessNode):
         self._apply(self._machine.look(now, self._demand.text(now)))
         self._drive(now)
         self._switch.drive(self._machine.asleep and not any(
-            self._lifecycle_of(n) == State.PRIMARY_STATE_ACTIVE for n, role in self._driven.items() if role != 'mode'),
+            self._lifecycle_of(n) == ACTIVE for n, role in self._driven.items() if role != 'mode'),
             now)
         self._leave(now)
 
@@ -206,13 +207,10 @@ class SiteNode(BessNode):
         for name, role in self._driven.items():
             wanted = running and (role in ('converter', 'storage') or name in modes or name in self._outgoing)
             owner = self._switched_by.get(name)
-            if owner is not None and (running or self._lifecycle_of(owner) in (
-                    State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)):
+            if owner is not None and (running or self._lifecycle_of(owner) in _MEASURES):
                 continue
             state = self._lifecycle_of(name)
-            if state not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
-                continue
-            if wanted == (state == State.PRIMARY_STATE_ACTIVE):
+            if state not in _MEASURES or wanted == (state == ACTIVE):
                 continue
             transition = Transition.TRANSITION_ACTIVATE if wanted else Transition.TRANSITION_DEACTIVATE
             at, last = self._asked.get(name, (-inf, -1))
@@ -249,7 +247,7 @@ class SiteNode(BessNode):
         if ok and name in self._seen:
             active = transition == Transition.TRANSITION_ACTIVATE
             self._seen[name] = (self.clock.now(),
-                                State.PRIMARY_STATE_ACTIVE if active else State.PRIMARY_STATE_INACTIVE)
+                                ACTIVE if active else INACTIVE)
 
     def _apply(self, reply: Reply) -> Reply:
         if reply.transition is not None:

@@ -134,7 +134,6 @@ class SocNode(BessNode):
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
         self._cells_out = self.create_publisher(CellArray, '~/cells', qos.MEASUREMENT)
         self._balance = self.create_publisher(BalanceSetpoint, topic(f'{p.bms}/balance'), qos.SETPOINT)
-        self._message = BatteryStatus()
         self._contactor = self.create_client(SetContactor, topic(f'{p.bms}/set_contactor'))
         self._own: list[Any] = [
             self.create_subscription(BatteryStatus, topic(f'{p.bms}/status'), self._on_bms, qos.MEASUREMENT),
@@ -228,7 +227,7 @@ class SocNode(BessNode):
         e, p = self.estimator, self.params
         self.reading = reading = estimated(self._source, e, p, now)
         self.progress += 1
-        self._status.publish(battery_to_msg(reading, self.clock, self.name, self._message))
+        self._status.give(battery_to_msg(reading, self.clock, self.name))
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         heard = self._source.time > -inf

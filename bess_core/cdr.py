@@ -98,6 +98,8 @@ class EncodingPublisher(Publisher):
         with self.handle:
             self._send(self._encode(msg))
 
+    give = publish  # for messages that their sender does not change any more, see `bess_core.exchange`
+
 
 class _Coder:
     """Walks the fields of a type and writes the source of a function for them.

@@ -1,22 +1,19 @@
-"""Readings to messages and back, field by field by name.
-
-Every float goes through `float(x)`: a numpy scalar or an int in a float64 field would otherwise be
-sent as about zero.
-"""
+"""Readings to messages and back, field by field by name, by functions made once per type (`bess_core.messages`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
-from operator import attrgetter
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import BatteryState
 
 from bess.msg import BatteryStatus, CellArray, ClimateStatus, InverterStatus, IoStatus, MeterStatus
 
 from .clock import Clock, join_stamp, split_stamp
+from .messages import compiled, floats, maker
 from .values import (
     BatteryReading,
     ClimateReading,
@@ -29,50 +26,6 @@ from .values import (
     Quality,
 )
 
-
-def _floats(message: type) -> tuple[str, ...]:
-    return tuple(n for n, t in message.get_fields_and_field_types().items() if t == 'double')  # type: ignore[attr-defined]
-
-
-def _slots(*names: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Getter of fields of a message from where they are stored: its properties are Python functions."""
-    return attrgetter(*(f'_{name}' for name in names))
-
-
-class _Fields:
-    """Fields that a reading and its message share by name: copied in one pass, set only where they differ.
-
-    Setting is what costs, because every set field is checked; what `float` made needs no check. `kind` makes plain
-    Python values.
-    """
-
-    def __init__(self, names: Sequence[str], kind: Callable[[Any], Any]) -> None:
-        self._names, self._kind = tuple(names), kind
-        self._targets = tuple(f'_{name}' for name in names) if kind is float else self._names
-        self._get, self._get_old = attrgetter(*self._names), _slots(*self._names)
-
-    def fill(self, message: Any, reading: Any) -> None:
-        """Copy to the message."""
-        for name, value, old in zip(self._targets, self._get(reading), self._get_old(message), strict=True):
-            if value is not old and value != old:  # a NaN is only ever the same as itself
-                setattr(message, name, self._kind(value))
-
-
-def _read_order(reading: type, first: str, last: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Getter of a message's fields from `first` to `last`, in the order of the constructor of the reading."""
-    names = [f.name for f in dataclass_fields(reading)]  # type: ignore[arg-type]
-    return _slots(*names[names.index(first):names.index(last) + 1])
-
-
-_BATTERY_FLOATS = _Fields(_floats(BatteryStatus), float)
-_BATTERY_INTS = _Fields(('quality', 'mode', 'contactor', 'cell_voltage_min_index', 'cell_voltage_max_index', 'members',
-                         'members_usable'), int)
-_CONVERTER_FLOATS = _Fields(_floats(InverterStatus), float)
-_METER_FLOATS = _Fields(_floats(MeterStatus), float)
-#: The constructors take these after the fields that need a conversion, and `limit_reasons` next.
-_read_battery = _read_order(BatteryReading, 'voltage', 'members_usable')
-_read_converter = _read_order(ConverterReading, 'active_power', 'setpoint_source')
-_read_meter = _read_order(MeterReading, 'active_power', 'energy_export')
 #: As calling the enum, but several times faster.
 _QUALITY = {int(q): q for q in Quality}
 _MODE = {int(m): m for m in Mode}
@@ -80,6 +33,68 @@ _CONTACTOR = {int(c): c for c in Contactor}
 _STATE = {int(s): s for s in ConverterState}
 _NAN = float('nan')
 _NEVER = float('-inf')
+
+#: Header of a message from the arguments sec, nanosec and frame of its maker.
+HEADER = {'header.stamp.sec': 'sec', 'header.stamp.nanosec': 'nanosec', 'header.frame_id': 'frame'}
+
+
+def _ints(*names: str) -> dict[str, str]:
+    return {name: f'int(r.{name})' for name in names}
+
+
+def _lists(*names: str) -> dict[str, str]:
+    return {name: f'[*r.{name}]' for name in names}
+
+
+def _arrays(*names: str) -> dict[str, str]:
+    return {name: f'array(r.{name}, float)' for name in names}
+
+
+_new_battery = maker(BatteryStatus, 'r, frame, sec, nanosec, newest_sec, newest_nanosec, next_sec, next_nanosec', {
+    **HEADER, 'newest_stamp.sec': 'newest_sec', 'newest_stamp.nanosec': 'newest_nanosec',
+    'next_change.sec': 'next_sec', 'next_change.nanosec': 'next_nanosec', **floats(BatteryStatus, 'r'),
+    **_ints('quality', 'mode', 'contactor', 'cell_voltage_min_index', 'cell_voltage_max_index', 'members',
+            'members_usable'),
+    'setpoint_source': 'r.setpoint_source', **_lists('limit_reasons', 'missing')})
+_new_converter = maker(InverterStatus, 'r, frame, sec, nanosec', {
+    **HEADER, **floats(InverterStatus, 'r'), **_ints('quality', 'state'), 'grid_forming': 'bool(r.grid_forming)',
+    **_arrays('voltage', 'current'), 'setpoint_source': 'r.setpoint_source', **_lists('limit_reasons'),
+    'alarms': '[a.text for a in r.alarms]'}, array=np.array)
+_new_meter = maker(MeterStatus, 'r, frame, sec, nanosec', {
+    **HEADER, **floats(MeterStatus, 'r'), **_ints('sequence', 'quality'),
+    **_arrays('voltage', 'current', 'phase_power')}, array=np.array)
+_new_climate = maker(ClimateStatus, 'r, frame, sec, nanosec, setpoint_source, lease_remaining', {
+    **HEADER, **floats(ClimateStatus, 'r', 'lease_remaining'),
+    **_ints('quality', 'mode', 'heating', 'cooling', 'fan'), 'alarms': '[a.text for a in r.alarms]'})
+
+
+def _reader(reading: type, first: str, last: str, before: str, after: str) -> Callable[..., Any]:
+    """Function of a message `m` and the times `time, newest`: the fields from `first` to `last` are taken as they are.
+
+    Read from where they are stored: the properties of a message are Python functions.
+    """
+    names = [f.name for f in dataclass_fields(reading)]  # type: ignore[arg-type]
+    taken = ''.join(f'm._{name}, ' for name in names[names.index(first):names.index(last) + 1])
+    return compiled('m, time, newest', [], f'reading({before}, {taken}{after})', {
+        'reading': reading, 'quality': _QUALITY, 'mode': _MODE, 'contactor': _CONTACTOR, 'state': _STATE})
+
+
+_read_battery = _reader(
+    BatteryReading, 'voltage', 'members_usable',
+    'time, newest, quality[m._quality], mode[m._mode], contactor[m._contactor]', '[*m._limit_reasons], [*m._missing]')
+_read_converter = _reader(
+    ConverterReading, 'active_power', 'setpoint_source',
+    'time, quality[m._quality], state[m._state], m._grid_forming, (*m._voltage.tolist(),), (*m._current.tolist(),)',
+    '[*m._limit_reasons]')
+_read_meter = _reader(
+    MeterReading, 'active_power', 'energy_export',
+    'time, m._sequence, quality[m._quality], (*m._voltage.tolist(),), (*m._current.tolist(),), '
+    '(*m._phase_power.tolist(),)', '')
+
+
+def split(clock: Clock, at: float) -> tuple[int, int]:
+    """Seconds and nanoseconds of the stamp of a site time; zero for "never"."""
+    return (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
 
 
 def stamp(clock: Clock, at: float) -> Time:
@@ -91,14 +106,10 @@ def stamp(clock: Clock, at: float) -> Time:
 
 def set_stamp(time: Time, clock: Clock, at: float) -> None:
     """Make `time` the stamp of a site time, in place; zero for "never"."""
-    sec, nanosec = (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
+    sec, nanosec = split(clock, at)
     if time._sec != sec:
         time.sec = sec
     time._nanosec = nanosec  # below 1e9 by `split_stamp`
-
-
-def _copy_stamp(time: Time, source: Time) -> None:
-    time._sec, time._nanosec = source._sec, source._nanosec
 
 
 def wall_stamp(wall: float) -> Time:
@@ -123,35 +134,11 @@ def site_time(clock: Clock, time: Time) -> float:
     return clock.from_wall(sec + nanosec * 1e-9)
 
 
-def _fill_header(header: Any, clock: Clock, at: float, name: str) -> None:
-    set_stamp(header.stamp, clock, at)
-    if header.frame_id != name:
-        header.frame_id = name
-
-
-def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '',
-                   into: BatteryStatus | None = None) -> BatteryStatus:
-    """`BatteryStatus` of a reading.
-
-    `into`: a message to refill. A publisher serialises before it returns, so that one message object
-    per publisher is enough.
-    """
-    message = BatteryStatus() if into is None else into
-    _fill_header(message.header, clock, reading.time, name)
-    if reading.newest == reading.time:
-        _copy_stamp(message.newest_stamp, message.header.stamp)
-    else:
-        set_stamp(message.newest_stamp, clock, reading.newest)
-    set_wall(message.next_change, reading.next_change)
-    _BATTERY_FLOATS.fill(message, reading)
-    _BATTERY_INTS.fill(message, reading)
-    if message.setpoint_source != reading.setpoint_source:
-        message.setpoint_source = reading.setpoint_source
-    if message.limit_reasons != reading.limit_reasons:
-        message.limit_reasons = list(reading.limit_reasons)
-    if message.missing != reading.missing:
-        message.missing = list(reading.missing)
-    return message
+def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> BatteryStatus:
+    """`BatteryStatus` of a reading."""
+    sec, nanosec = split(clock, reading.time)
+    newest_sec, newest_nanosec = (sec, nanosec) if reading.newest == reading.time else split(clock, reading.newest)
+    return _new_battery(reading, name, sec, nanosec, newest_sec, newest_nanosec, *split_stamp(reading.next_change))
 
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
@@ -159,10 +146,7 @@ def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
     oldest, newest = message._header._stamp, message._newest_stamp
     time = site_time(clock, oldest)
     same = newest._nanosec == oldest._nanosec and newest._sec == oldest._sec
-    return BatteryReading(  # type: ignore[call-arg]  # mypy cannot count what a getter returns
-        time, time if same else site_time(clock, newest), _QUALITY[message.quality],
-        _MODE[message.mode], _CONTACTOR[message.contactor], *_read_battery(message), list(message.limit_reasons),
-        list(message.missing))
+    return _read_battery(message, time, time if same else site_time(clock, newest))  # type: ignore[no-any-return]
 
 
 def cells_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> CellArray:
@@ -211,60 +195,31 @@ def battery_to_state(reading: BatteryReading, clock: Clock, name: str = '') -> B
     return message
 
 
-def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '',
-                     into: InverterStatus | None = None) -> InverterStatus:
-    """`InverterStatus` of a reading; `into` as for `battery_to_msg`."""
-    message = InverterStatus() if into is None else into
-    _fill_header(message.header, clock, reading.time, name)
-    _CONVERTER_FLOATS.fill(message, reading)
-    message.quality = int(reading.quality)
-    message.state = int(reading.state)
-    message.grid_forming = bool(reading.grid_forming)
-    message.voltage[:] = reading.voltage
-    message.current[:] = reading.current
-    if message.setpoint_source != reading.setpoint_source:
-        message.setpoint_source = reading.setpoint_source
-    if message.limit_reasons != reading.limit_reasons:
-        message.limit_reasons = list(reading.limit_reasons)
-    if message.alarms or reading.alarms:
-        message.alarms = [a.text for a in reading.alarms]
-    return message
+def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '') -> InverterStatus:
+    """`InverterStatus` of a reading."""
+    return _new_converter(reading, name, *split(clock, reading.time))
 
 
 def converter_from_msg(message: InverterStatus, clock: Clock) -> ConverterReading:
     """Reading of an `InverterStatus` (alarms stay at the driver: they are faults there)."""
-    return ConverterReading(  # type: ignore[call-arg]
-        site_time(clock, message.header.stamp), _QUALITY[message.quality], _STATE[message.state], message.grid_forming,
-        tuple(message.voltage.tolist()), tuple(message.current.tolist()), *_read_converter(message),
-        list(message.limit_reasons))
+    return _read_converter(message, site_time(clock, message._header._stamp), 0.0)  # type: ignore[no-any-return]
 
 
-def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '', into: MeterStatus | None = None) -> MeterStatus:
-    """`MeterStatus` of a reading; `into` as for `battery_to_msg`."""
-    message = MeterStatus() if into is None else into
-    _fill_header(message.header, clock, reading.time, name)
-    message.sequence = int(reading.sequence)
-    message.quality = int(reading.quality)
-    _METER_FLOATS.fill(message, reading)
-    message.voltage[:] = reading.voltage
-    message.current[:] = reading.current
-    message.phase_power[:] = reading.phase_power
-    return message
+def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '') -> MeterStatus:
+    """`MeterStatus` of a reading."""
+    return _new_meter(reading, name, *split(clock, reading.time))
 
 
 def meter_from_msg(message: MeterStatus, clock: Clock) -> MeterReading:
     """Reading of a `MeterStatus`."""
-    return MeterReading(
-        site_time(clock, message.header.stamp), message.sequence, _QUALITY[message.quality],
-        tuple(message.voltage.tolist()), tuple(message.current.tolist()), tuple(message.phase_power.tolist()),
-        *_read_meter(message))
+    return _read_meter(message, site_time(clock, message._header._stamp), 0.0)  # type: ignore[no-any-return]
 
 
-def io_to_msg(reading: IoReading, clock: Clock, name: str, holdings: Mapping[str, tuple[str, float]],
-              into: IoStatus | None = None) -> IoStatus:
-    """`IoStatus` of a reading; `holdings`: output -> (who holds it, s left). `into` as for `battery_to_msg`."""
-    message = IoStatus() if into is None else into
-    _fill_header(message.header, clock, reading.time, name)
+def io_to_msg(reading: IoReading, clock: Clock, name: str, holdings: Mapping[str, tuple[str, float]]) -> IoStatus:
+    """`IoStatus` of a reading; `holdings`: output -> (who holds it, s left)."""
+    message = IoStatus()
+    set_stamp(message.header.stamp, clock, reading.time)
+    message.header.frame_id = name
     message.quality = int(reading.quality)
     for kind in ('input', 'output'):
         switches = getattr(reading, f'digital_{kind}s')
@@ -281,20 +236,10 @@ def io_to_msg(reading: IoReading, clock: Clock, name: str, holdings: Mapping[str
     return message
 
 
-_CLIMATE_FLOATS = _Fields([n for n in _floats(ClimateStatus) if n != 'lease_remaining'], float)
-
-
-def climate_to_msg(reading: ClimateReading, clock: Clock, name: str, source: str, lease_remaining: float,
-                   into: ClimateStatus | None = None) -> ClimateStatus:
-    """`ClimateStatus` of a reading; `into` as for `battery_to_msg`."""
-    message = ClimateStatus() if into is None else into
-    _fill_header(message.header, clock, reading.time, name)
-    _CLIMATE_FLOATS.fill(message, reading)
-    for field in ('quality', 'mode', 'heating', 'cooling', 'fan'):
-        setattr(message, field, int(getattr(reading, field)))
-    message.setpoint_source, message.lease_remaining = source, float(lease_remaining)
-    message.alarms = [a.text for a in reading.alarms]
-    return message
+def climate_to_msg(reading: ClimateReading, clock: Clock, name: str, source: str,
+                   lease_remaining: float) -> ClimateStatus:
+    """`ClimateStatus` of a reading."""
+    return _new_climate(reading, name, *split(clock, reading.time), source, float(lease_remaining))
 
 
 def describe(message: Any) -> dict[str, Any]:

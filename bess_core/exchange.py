@@ -3,7 +3,8 @@
 On simulated time nobody else can listen, and a day of it is some million messages: serialising, sending, receiving and
 deserialising each of them is most of what it costs. Here publishers, subscriptions, message types, QoS and the order
 in which callbacks run are those of a running site; the bytes in between are left out. Listeners get a copy of the
-moment, so that senders may refill their messages; they share it and leave it as it is: callbacks make readings of it.
+moment, so that senders may refill their messages, or the message itself where the sender gives it away (`give`); they
+share it and leave it as it is: callbacks make readings of it.
 
 As in DDS: a message that arrives at a full queue takes the place of the oldest one there, and who subscribes to a
 transient-local topic later gets what its publishers sent last.
@@ -11,17 +12,14 @@ transient-local topic later gets what its publishers sent last.
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
-from rosidl_parser import definition as idl
 
-from .cdr import message_class
+from .messages import copier
 
 Callback = Callable[[Any], object]
 
@@ -48,7 +46,7 @@ class LocalSubscription:
 class LocalPublisher:
     """As rclpy's publisher, as far as nodes use it."""
 
-    def __init__(self, exchange: Exchange, msg_type: Any, topic: str, profile: QoSProfile) -> None:
+    def __init__(self, msg_type: Any, topic: str, profile: QoSProfile) -> None:
         self.msg_type, self.topic_name = msg_type, topic
         self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
         self.last = deque[Any](maxlen=profile.depth or 1 if self.transient else 0)
@@ -59,13 +57,16 @@ class LocalPublisher:
         """Queue a message, or the bytes of one, for all who listen. Raises TypeError for another type."""
         if isinstance(msg, bytes):
             msg = deserialize_message(msg, self.msg_type)
+        self.give(self._copy(msg) if type(msg) is self.msg_type and (self.listeners or self.transient) else msg)
+
+    def give(self, msg: Any) -> None:
+        """Queue a message that its sender does not change any more. Raises TypeError for another type."""
         if type(msg) is not self.msg_type:
             raise TypeError(f'{self.topic_name}: expected {self.msg_type.__name__}, got {type(msg).__name__}')
-        if self.listeners or self.transient:
-            sent = self._copy(msg)
-            self.last.append(sent)
-            for listener in self.listeners:
-                listener.take(sent)
+        if self.transient:
+            self.last.append(msg)
+        for listener in self.listeners:
+            listener.take(msg)
 
     def get_subscription_count(self) -> int:
         """How many listen."""
@@ -82,7 +83,7 @@ class Exchange:
 
     def publisher(self, msg_type: Any, topic: str, profile: QoSProfile) -> LocalPublisher:
         """A new publisher on a topic (absolute name)."""
-        publisher = LocalPublisher(self, msg_type, topic, profile)
+        publisher = LocalPublisher(msg_type, topic, profile)
         self._publishers.setdefault(topic, []).append(publisher)
         publisher.listeners = [s for s in self._subscriptions.get(topic, ()) if _matches(publisher, s)]
         return publisher
@@ -127,46 +128,4 @@ def _matches(publisher: LocalPublisher, subscription: LocalSubscription) -> bool
     return publisher.msg_type is subscription.msg_type and (publisher.transient or not subscription.transient)
 
 
-@cache
-def copier(message_type: Any) -> Callable[[Any], Any]:
-    """Function that copies a message of this type, made once per type: all levels of it, also its arrays."""
-    names: dict[str, Any] = {'new': object.__new__, 'deep': copy.deepcopy}
-    lines: list[str] = []
-    _message('c', 'm', message_type, names, lines)
-    exec('def function(m):\n' + ''.join(f'    {line}\n' for line in lines) + '    return c\n', names)
-    return names['function']  # type: ignore[no-any-return]
-
-
-def _message(target: str, source: str, message_type: Any, names: dict[str, Any], lines: list[str]) -> None:
-    """Lines that make `target` a copy of `source`; messages within it in place, without a call for each."""
-    lines.append(f'{target} = new({_name(names, message_type)}); {target}._check_fields = True')
-    for slot, kind in zip(message_type.__slots__, message_type.SLOT_TYPES, strict=False):
-        if isinstance(kind, idl.NamespacedType):
-            part = f'p{len(lines)}'
-            lines.append(f'{part}_ = {source}.{slot}')
-            _message(part, f'{part}_', message_class(kind), names, lines)
-            lines.append(f'{target}.{slot} = {part}')
-        else:
-            lines.append(f'{target}.{slot} = {_copied(f"{source}.{slot}", kind, names)}')
-
-
-def _copied(value: str, kind: Any, names: dict[str, Any]) -> str:
-    if isinstance(kind, idl.BasicType | idl.AbstractString):
-        return value  # these never change in place
-    item = getattr(kind, 'value_type', None)
-    if isinstance(item, idl.NamespacedType):
-        return f'[{_name(names, copier(message_class(item)))}(e) for e in {value}]'
-    if isinstance(kind, idl.AbstractSequence) and isinstance(item, idl.BasicType | idl.AbstractString):
-        return f'{value}[:]'  # a list or an array
-    if isinstance(kind, idl.Array) and isinstance(item, idl.BasicType) and item.typename not in ('boolean', 'octet'):
-        return f'{value}.copy()'  # an array of numpy
-    return f'deep({value})'
-
-
-def _name(names: dict[str, Any], value: Any) -> str:
-    name = f'g{len(names)}'
-    names[name] = value
-    return name
-
-
-__all__ = ['Exchange', 'LocalPublisher', 'LocalSubscription', 'copier']
+__all__ = ['Exchange', 'LocalPublisher', 'LocalSubscription']

@@ -34,7 +34,7 @@ from .ticker import Handle, Tick
 from .values import Alarm, Severity
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-_INACTIVE, _ACTIVE = int(State.PRIMARY_STATE_INACTIVE), int(State.PRIMARY_STATE_ACTIVE)  # a call each time there
+INACTIVE, ACTIVE = int(State.PRIMARY_STATE_INACTIVE), int(State.PRIMARY_STATE_ACTIVE)  # a call each time there
 _LEVELS = {
     0: DiagnosticStatus.OK,
     Severity.WARNING: DiagnosticStatus.WARN,
@@ -120,12 +120,12 @@ class BessNode(Endpoints):
     @property
     def is_active(self) -> bool:
         """Whether the node is in lifecycle state active."""
-        return self.lifecycle_id == _ACTIVE
+        return self.lifecycle_id == ACTIVE
 
     @property
     def is_configured(self) -> bool:
         """Whether the node is inactive or active: it measures."""
-        return self.lifecycle_id in (_INACTIVE, _ACTIVE)
+        return self.lifecycle_id in (INACTIVE, ACTIVE)
 
     @property
     def lifecycle_id(self) -> int:
@@ -145,8 +145,8 @@ class BessNode(Endpoints):
 
     def clear_fault(self, fault_id: str) -> None:
         """The cause is gone; a latched fault stays until it is cleared by an operator."""
-        if self.faults.get(fault_id) is not None:
-            self._tell(self.faults.clear_cause(fault_id))
+        if (faults := self.faults).get(fault_id) is not None:
+            self._tell(faults.clear_cause(fault_id))
 
     def set_fault(self, present: bool, fault_id: str, severity: Severity, text: str) -> None:
         """Raise while `present`, take the cause away otherwise."""
@@ -293,7 +293,7 @@ class BessNode(Endpoints):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """rclpy hook: make safe, then clean up."""
-        if state.state_id == State.PRIMARY_STATE_ACTIVE:
+        if state.state_id == ACTIVE:
             self._hook('deactivate', self.on_bess_deactivate)
         return self._hook('cleanup', self._cleanup)
 
@@ -326,9 +326,9 @@ class BessNode(Endpoints):
     def close(self) -> None:
         """Orderly end of this process: safe, cleaned up, destroyed."""
         state = self.lifecycle_id
-        if state == State.PRIMARY_STATE_ACTIVE:
+        if state == ACTIVE:
             self.trigger_deactivate()
-        if self.lifecycle_id == State.PRIMARY_STATE_INACTIVE:
+        if self.lifecycle_id == INACTIVE:
             self.trigger_cleanup()
         for handle in self._own_handles:
             handle.cancel()

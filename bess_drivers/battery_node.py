@@ -94,7 +94,7 @@ class BatteryDriverNode(DriverNode):
     def publish(self) -> None:
         """Status, and what else somebody listens to."""
         reading, name = self.reading, self.name
-        self._status.publish(battery_to_msg(reading, self.clock, name, self._message))
+        self._status.give(battery_to_msg(reading, self.clock, name))
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, name))
         if reading.cells and self._cells.get_subscription_count():

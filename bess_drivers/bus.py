@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from bess_core.clock import Clock
@@ -64,9 +65,13 @@ class Client:
     slow_due: float = -inf  # s, site time
     slow_turn: int = 0  # when it was its turn last
 
+    def waiting(self) -> tuple[Order, ...]:
+        """Orders at this moment; others may be added meanwhile from another thread."""
+        return tuple(self.orders.values())
+
     def has_order(self, now: float) -> bool:
         """Whether an order can go out now."""
-        return self.is_open and any(o.not_before <= now for o in self.orders.values())
+        return self.is_open and any(o.not_before <= now for o in self.waiting())
 
 
 class InlineBus:
@@ -111,25 +116,32 @@ class InlineBus:
 
     def run_due(self) -> float:
         """Run waiting orders and due polls once; the site time at which the next poll is due."""
-        for client in self._clients:
-            if client.has_order(self._clock.now()):
-                self._run_orders(client)
-            elif client.orders:
-                self._drop_expired(client)
+        clients = self._clients
+        for client in clients:
+            if client.orders:
+                if client.has_order(self._clock.now()):
+                    self._run_orders(client)
+                else:
+                    self._drop_expired(client)
         nxt = inf
-        for client in sorted(self._clients, key=lambda c: c.due):
+        for client in clients if len(clients) == 1 else sorted(clients, key=_due):
             now = self._clock.now()
-            if any(c.has_order(now) for c in self._clients):
-                return now  # orders first
+            for other in self._clients:
+                if other.orders and other.has_order(now):
+                    return now  # orders first
             if client.due <= now + 1e-9:
                 self._visit(client, now)
             nxt = min(nxt, client.due)
-        waiting = [o.not_before for c in self._clients if c.is_open for o in c.orders.values()]
-        return min(nxt, self._slow_one(), *waiting) if waiting else min(nxt, self._slow_one())
+        for client in self._clients:
+            if client.orders and client.is_open:
+                nxt = min((nxt, *(o.not_before for o in client.waiting())))
+        return min(nxt, self._slow_one())
 
     def _slow_one(self) -> float:
         """One slow request of the device whose turn it is; the site time at which the next is due."""
         ready = [c for c in self._clients if c.slow is not None and c.is_open and c.identified]
+        if not ready:
+            return inf
         now = self._clock.now()
         due = [c for c in ready if c.slow_due <= now]
         # Polls that have become due meanwhile go first.
@@ -245,6 +257,9 @@ class InlineBus:
             client.counters.count(_defect(error))
 
 
+_due = attrgetter('due')
+
+
 def _defect(error: Exception) -> DeviceError:
     """What a driver must not raise, as something that a device failed at. Its place in the code is logged once."""
     place = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
@@ -263,8 +278,8 @@ class Bus(InlineBus):
         super().__init__(clock, post)
         self._wake = threading.Condition(self._lock)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f'bus {name}', daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._run, name=f'bus {name}', daemon=True)
+        self._worker.start()
 
     def add(self, client: Client) -> None:
         """See `InlineBus`."""
@@ -294,7 +309,7 @@ class Bus(InlineBus):
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join(timeout_s)
+        self._worker.join(timeout_s)
 
     def _notify(self) -> None:
         with self._wake:
@@ -305,7 +320,7 @@ class Bus(InlineBus):
             nxt = self.run_due()
             leaving = [c for c in self._clients if c.removed or self._stopping]
             for client in leaving:
-                for order in client.orders.values():
+                for order in client.waiting():
                     order.not_before = -inf
                 if client.orders and client.is_open:
                     self._run_orders(client)
@@ -315,10 +330,8 @@ class Bus(InlineBus):
                 if self._stopping and not self._clients:
                     return
                 now = self._clock.now()
-                if any(c.has_order(now) or c.removed for c in self._clients):
-                    continue
-                wait = min(nxt - self._clock.now(), 1.0)
-                if wait > 0 and not self._stopping:
+                busy = self._stopping or any(c.has_order(now) or c.removed for c in self._clients)
+                if not busy and (wait := min(nxt - now, 1.0)) > 0:
                     self._wake.wait(wait)
 
 

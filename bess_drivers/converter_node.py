@@ -246,4 +246,4 @@ class ConverterDriverNode(DriverNode):
             reading.lease_remaining = out.lease_remaining
             reading.setpoint_source = out.source
             reading.limit_reasons = list(out.limit_reasons)
-        self._status.publish(converter_to_msg(reading, self.clock, self.name, self._message))
+        self._status.give(converter_to_msg(reading, self.clock, self.name))

@@ -44,9 +44,14 @@ QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 def _still(a: Any, b: Any) -> bool:
     """Equal; NaN, which equals nothing, counts as equal: a phase that is not measured would look as if it moved."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_still, a, b))
-    return bool(a == b) or (a != a and b != b)
+    if type(a) is not tuple or type(b) is not tuple:
+        return bool(a == b) or (a != a and b != b)
+    moved = len(a) != len(b)
+    for x, y in zip(a, b, strict=False):
+        if moved:
+            break
+        moved = x is not y and x != y and not _still(x, y)
+    return not moved
 
 
 class DriverNode(BessNode):
@@ -102,7 +107,6 @@ class DriverNode(BessNode):
         p = self.params
         device = self.make_device()
         self._status = self.create_publisher(self.Message, '~/status', qos.MEASUREMENT)
-        self._message = self.Message()  # refilled for every publication
         self._operations = 0
         self._operate: Any = None
         if hasattr(self.DeviceClass, 'operate'):
@@ -282,7 +286,7 @@ class MeterDriverNode(DriverNode):
 
     def publish(self) -> None:
         """Status."""
-        self._status.publish(meter_to_msg(self.reading, self.clock, self.name, self._message))
+        self._status.give(meter_to_msg(self.reading, self.clock, self.name))
 
 
 def _shell(role: Role) -> type[DriverNode]:

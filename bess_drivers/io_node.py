@@ -177,8 +177,7 @@ class IoDriverNode(OutputDriverNode):
 
     def publish(self) -> None:
         """Status with who holds what."""
-        self._status.publish(io_to_msg(self.reading, self.clock, self.name, self._gate.holdings(self.clock.now()),
-                                       self._message))
+        self._status.give(io_to_msg(self.reading, self.clock, self.name, self._gate.holdings(self.clock.now())))
 
 
 class ClimateDriverNode(OutputDriverNode):
@@ -237,4 +236,4 @@ class ClimateDriverNode(OutputDriverNode):
         """Status with who holds it."""
         holdings = self._gate.holdings(self.clock.now())
         source, left = next(iter(holdings.values()), ('', 0.0))
-        self._status.publish(climate_to_msg(self.reading, self.clock, self.name, source, left, self._message))
+        self._status.give(climate_to_msg(self.reading, self.clock, self.name, source, left))

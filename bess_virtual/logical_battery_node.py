@@ -141,7 +141,6 @@ class LogicalBatteryNode(BessNode):
     def on_bess_configure(self) -> None:
         """Restore the schedule and offer the contract."""
         self._status = self.create_publisher(BatteryStatus, '~/status', qos.MEASUREMENT)
-        self._message = BatteryStatus()  # refilled for every publication
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
         self._entities: list[Any] = [
             self.create_subscription(PowerSetpoint, '~/setpoint', self._on_setpoint, qos.SETPOINT),
@@ -221,7 +220,7 @@ class LogicalBatteryNode(BessNode):
         self.progress += 1
         self._last_publish = now
         if self._status.get_subscription_count():
-            self._status.publish(battery_to_msg(reading, self.clock, self.name, self._message))
+            self._status.give(battery_to_msg(reading, self.clock, self.name))
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         self._watch_quality(reading)

@@ -132,7 +132,6 @@ class BmsPackNode(BessNode):
         self._posted = False
         self._status = self.create_publisher(BatteryStatus, '~/status', qos.MEASUREMENT)
         self._state = self.create_publisher(BatteryState, '~/battery_state', qos.MEASUREMENT)
-        self._message = BatteryStatus()
         self._listeners = [
             self.create_subscription(BatteryStatus, self.ctx.topic(f'{name}/status'), partial(self._on_module, name),
                                      qos.MEASUREMENT) for name in self._members]
@@ -177,7 +176,7 @@ class BmsPackNode(BessNode):
         self.reading = reading = self._strings.measure(self.params, self._members, now, passive=True)
         self._strings.watch(self, self.params, reading)
         self.progress += 1
-        self._status.publish(battery_to_msg(reading, self.clock, self.name, self._message))
+        self._status.give(battery_to_msg(reading, self.clock, self.name))
         if self._state.get_subscription_count():
             self._state.publish(battery_to_state(reading, self.clock, self.name))
         self.set_fault(reading.quality != Quality.OK and reading.time > -inf, 'battery.stale', Severity.WARNING,

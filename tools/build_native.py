@@ -26,8 +26,8 @@ STAMP = 'native.stamp'
 ROOMS = ('bess_core', 'bess_drivers', 'bess_virtual', 'bess_control', 'bess_telemetry', 'bess_sim', 'bench')
 BESIDE = ('config', 'docs', 'launch', 'msg', 'srv')  # what modules look for beside the rooms
 MODULES = {
-    'bess_core': 'leases values',
-    'bess_drivers': 'gate',
+    'bess_core': 'clock exchange faults leases ticker values',
+    'bess_drivers': 'bus gate',
     'bess_virtual': 'aggregate aggregate_values allocation counters demand expected ledger member partition '
                     'partition_reading reasons shares statements unit zones',
     'bess_control': 'bounds grid_loop load_estimate manager modes/base modes/self_consumption proposals soc_limits '

@@ -61,7 +61,7 @@ class GpsDriverNode(DriverNode):
 
     def publish(self) -> None:
         """Position; without a fix, or when it is old, NaN and STATUS_NO_FIX."""
-        r, m = self.reading, self._message
+        r, m = self.reading, NavSatFix()
         usable = r.fix and r.quality == Quality.OK
         m.header.frame_id = self.name
         time = self._client.device.time if self._client is not None else None  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ class GpsDriverNode(DriverNode):
         m.position_covariance = [variance, 0.0, 0.0, 0.0, variance, 0.0, 0.0, 0.0, 4.0 * variance]
         m.position_covariance_type = (NavSatFix.COVARIANCE_TYPE_APPROXIMATED if known
                                       else NavSatFix.COVARIANCE_TYPE_UNKNOWN)
-        self._status.publish(m)
+        self._status.give(m)
         if not isnan(r.utc) and time is not None and not isnan(time.offset) and r.quality == Quality.OK:
             reference = TimeReference(source=self.name)
             reference.header.frame_id = self.name

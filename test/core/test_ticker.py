@@ -42,7 +42,7 @@ def ticker(executor: Executor) -> Iterator[RealTicker]:
     made = RealTicker(Clock(), executor.queue.put)
     yield made
     made.stop()
-    assert not made._thread.is_alive()
+    assert not made._worker.is_alive()
 
 
 def test_calls_are_on_the_grid_without_drift_and_in_the_executor_thread(
@@ -104,7 +104,7 @@ def test_nothing_is_called_after_stop(executor: Executor) -> None:
     ticker.every(0.005, ticks.append)
     executor.until(lambda: len(ticks) >= 2)
     ticker.stop()
-    assert not ticker._thread.is_alive()
+    assert not ticker._worker.is_alive()
     count = len(ticks)
     while not executor.queue.empty():
         executor.queue.get()()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def buses() -> Iterator[list[Bus]]:
     yield made
     for bus in made:
         bus.stop()
-        assert not bus._thread.is_alive()
+        assert not bus._worker.is_alive()
 
 
 # -- on simulated time: exact ------------------------------------------------------------------------
@@ -313,7 +314,7 @@ def test_stop_ends_the_thread_quickly_and_closes_all(executor: Executor) -> None
     started = time.monotonic()
     bus.stop()
     assert time.monotonic() - started < 1.0
-    assert not bus._thread.is_alive()
+    assert not bus._worker.is_alive()
     assert seen[0].world.stops == 1
     assert all(s.world.count('close') == 1 for s in seen)
 
@@ -441,3 +442,35 @@ def test_round_trip_percentiles(sim: tuple[SimClock, InlineBus], executor: Execu
     seen.client.counters.round_trips.extend([0.01] * 97 + [0.5] * 3)
     assert seen.client.counters.round_trip(0.5) == 0.01
     assert seen.client.counters.round_trip(0.99) == 0.5
+
+
+def test_orders_may_come_while_the_worker_looks_for_some() -> None:
+    """An order is added by the executor thread at any moment; the worker must not stumble over it."""
+    seen, clock = Seen('crowded', Clock()), Clock()
+    client, failures, stop = seen.client, list[str](), threading.Event()
+    client.is_open = True
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                client.has_order(clock.now())
+            except RuntimeError as error:
+                failures.append(str(error))
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    worker = threading.Thread(target=look)
+    worker.start()
+    try:
+        for _ in range(300):
+            client.orders = {}
+            for k in range(20):
+                order = seen.order(f'{k}', lambda: None)
+                order.not_before = float('inf')  # all of them are looked at
+                client.orders[order.name] = order
+    finally:
+        stop.set()
+        worker.join(5)
+        sys.setswitchinterval(interval)
+    assert not failures

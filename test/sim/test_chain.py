@@ -8,13 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rclpy.serialization import serialize_message
 
 from bench import chain
 from bess_core import site as site_module
 from bess_core.clock import SimClock
 from bess_core.context import NodeContext
-from bess_core.exchange import Exchange, LocalSubscription
+from bess_core.exchange import Exchange, LocalPublisher, LocalSubscription
 from bess_core.ticker import SimTicker
 from bess_sim import conductor
 from bess_sim.plant import Plant
@@ -79,20 +78,28 @@ def test_same_energies_over_a_day(tmp_path: Path, plants: list[Plant]) -> None:
 
 
 def test_nobody_changes_a_message_that_others_hear_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the middleware all listeners of a topic share one copy."""
+    """Without the middleware all listeners of a topic share one message, and some senders give theirs away."""
     hand_over, seen = LocalSubscription.hand_over, set()
+    give, given = LocalPublisher.give, list[tuple[str, Any, str]]()
+
+    def recorded(self: LocalPublisher, message: Any) -> None:
+        given.append((self.topic_name, message, repr(message)))
+        give(self, message)
 
     def checked(self: LocalSubscription) -> None:
         message = self._waiting[0] if self._waiting else None
-        before = None if message is None else serialize_message(message)
+        before = None if message is None else repr(message)
         hand_over(self)
         if message is not None:
             seen.add(self.topic_name)
-            assert serialize_message(message) == before, self.topic_name
+            assert repr(message) == before, self.topic_name
 
     monkeypatch.setattr(LocalSubscription, 'hand_over', checked)
+    monkeypatch.setattr(LocalPublisher, 'give', recorded)
     result = conductor.simulate(load(tmp_path), tmp_path, hours=0.01)
-    assert len(seen) > 10 and not result['faults']
+    for topic, message, before in given:
+        assert repr(message) == before, topic
+    assert len(seen) > 10 and len(given) > 500 and not result['faults']
 
 
 @pytest.mark.timeout(20)
