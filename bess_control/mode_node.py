@@ -31,7 +31,7 @@ from bess.msg import (
 from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
-from bess_core.convert import HEADER, battery_from_msg, converter_from_msg, meter_from_msg, site_time, split
+from bess_core.convert import HEADER, battery_from_msg, converter_from_msg, meter_from_msg, order_from_msg, split
 from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.messages import floats, maker, same
@@ -202,11 +202,10 @@ class ModeNode(BessNode):
 
     def _on_order(self, message: PowerSetpoint) -> None:
         now = self.clock.now()
-        refused = self._mode.order(
-            message.power, message.reactive_power, message.lease, message.source, now,
-            given=site_time(self.clock, message.header.stamp), term=message.term, sequence=message.sequence)
+        power, reactive, lease, source, term, sequence, given = order_from_msg(message, self.clock)
+        refused = self._mode.order(power, reactive, lease, source, now, given=given, term=term, sequence=sequence)
         if refused:
-            self._refusals.refuse(message.source, refused, now)
+            self._refusals.refuse(source, refused, now)
 
     def _on_set_power(self, request: SetPower.Request, response: SetPower.Response) -> SetPower.Response:
         response.accepted, response.message = self._mode.manual(

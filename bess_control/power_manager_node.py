@@ -11,10 +11,10 @@ from std_srvs.srv import Trigger
 
 from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
 from bess_core import qos
-from bess_core.convert import HEADER, battery_from_msg, meter_from_msg, site_time, split
+from bess_core.convert import HEADER, battery_from_msg, meter_from_msg, sent_at, split
 from bess_core.files import replace_file
 from bess_core.log import Refusals
-from bess_core.messages import floats, maker, same
+from bess_core.messages import compiled, floats, maker, same
 from bess_core.node import BessNode
 from bess_core.params import extract, param
 from bess_core.ticker import Tick
@@ -26,6 +26,9 @@ from .manager import PowerManager
 from .proposals import Proposal, ProposalBook
 from .site_state import SiteState
 
+_read_proposal = compiled('m, made', [], 'Proposal(m._source, m._battery, m._priority, m._min_power, m._max_power, '
+                          'm._preferred_power, m._preferred_reactive_power, m._lease, m._reason, made)',
+                          {'Proposal': Proposal})
 _step = maker(DecisionStep, 's', {
     **floats(DecisionStep, 's'), **same('s', 'name', 'reason'), 'bound': 'bool(s.bound)'})
 _trace = maker(DecisionTrace, 'd, sec, nanosec, frame', {
@@ -145,13 +148,8 @@ class PowerManagerNode(BessNode):
 
     def _on_proposal(self, message: PowerProposal) -> None:
         now = self.clock.now()
-        made = site_time(self.clock, message.header.stamp)
-        reason = self._book.put(
-            Proposal(
-                source=message.source, battery=message.battery, priority=message.priority,
-                min_power=message.min_power, max_power=message.max_power, preferred_power=message.preferred_power,
-                preferred_reactive_power=message.preferred_reactive_power, lease=message.lease,
-                reason=message.reason, time=made if made > -inf else nan), now)
+        made = sent_at(message, self.clock)
+        reason = self._book.put(_read_proposal(message, made if made > -inf else nan), now)
         if reason:
             self._refusals.refuse(message.source, reason, now)
 

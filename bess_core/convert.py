@@ -10,7 +10,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import BatteryState
 
-from bess.msg import BatteryStatus, CellArray, ClimateStatus, InverterStatus, IoStatus, MeterStatus
+from bess.msg import BatteryStatus, CellArray, ClimateStatus, InverterStatus, IoStatus, MeterStatus, PowerSetpoint
 
 from .clock import Clock, join_stamp, split_stamp
 from .messages import compiled, floats, maker
@@ -132,6 +132,16 @@ def site_time(clock: Clock, time: Time) -> float:
     if sec == 0 and nanosec == 0:
         return _NEVER
     return clock.from_wall(sec + nanosec * 1e-9)
+
+
+def sent_at(message: Any, clock: Clock) -> float:
+    """Site time of the stamp in the header of a message; -inf for the zero stamp."""
+    return site_time(clock, message._header._stamp)
+
+
+def order_from_msg(m: PowerSetpoint, clock: Clock) -> tuple[float, float, float, str, int, int, float]:
+    """Power in W, reactive power in var, lease in s, source, term, sequence and site time (-inf: none) of an order."""
+    return m._power, m._reactive_power, m._lease, m._source, m._term, m._sequence, site_time(clock, m._header._stamp)
 
 
 def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> BatteryStatus:

@@ -120,7 +120,8 @@ class BessNode(Endpoints):
     @property
     def is_active(self) -> bool:
         """Whether the node is in lifecycle state active."""
-        return self.lifecycle_id == ACTIVE
+        known = self._lifecycle_id  # as below, without another call
+        return (self.lifecycle_id if known is None else known) == ACTIVE
 
     @property
     def is_configured(self) -> bool:

@@ -17,7 +17,7 @@ from bess_core import emergency, qos
 from bess_core.convert import (
     battery_from_msg,
     converter_to_msg,
-    site_time,
+    order_from_msg,
 )
 from bess_core.log import Refusals
 from bess_core.ticker import Tick
@@ -172,13 +172,12 @@ class ConverterDriverNode(DriverNode):
             reading.time, tuple(reading.limit_reasons[:3]), self.params.bms)
 
     def _on_setpoint(self, message: PowerSetpoint) -> None:
-        given = site_time(self.clock, message.header.stamp)
+        power, reactive, lease, source, term, sequence, given = order_from_msg(message, self.clock)
         now = self.clock.now()
         reason = self._gate.offer(
-            Setpoint(message.power, message.lease, message.source, message.sequence,
-                     given if given > -inf else now, message.term, message.reactive_power), now)
+            Setpoint(power, lease, source, sequence, given if given > -inf else now, term, reactive), now)
         if reason:
-            self._refusals.refuse(message.source, reason, now, expected=reason.endswith(('inactive', 'not started')))
+            self._refusals.refuse(source, reason, now, expected=reason.endswith(('inactive', 'not started')))
         else:
             self._step()
 

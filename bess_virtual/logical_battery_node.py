@@ -19,7 +19,7 @@ from bess.msg import BatteryStatus, CurrentSetpoint, PowerSetpoint
 from bess.srv import GetStatus
 from bess_core import qos
 from bess_core.context import NodeContext
-from bess_core.convert import battery_to_msg, battery_to_state, site_time
+from bess_core.convert import battery_to_msg, battery_to_state, order_from_msg, sent_at
 from bess_core.leases import LeaseHolder, Order
 from bess_core.log import Refusals
 from bess_core.node import BessNode
@@ -248,22 +248,23 @@ class LogicalBatteryNode(BessNode):
     # -- commanding ----------------------------------------------------------------------------------
 
     def _on_setpoint(self, message: PowerSetpoint) -> None:
-        self._offer(message, message.power, message.reactive_power, False)
+        self._offer(*order_from_msg(message, self.clock), False)
 
     def _on_current_setpoint(self, message: CurrentSetpoint) -> None:
-        self._offer(message, message.current, nan, True)
+        m = message
+        self._offer(m.current, nan, m.lease, m.source, m.term, m.sequence, sent_at(m, self.clock), True)
 
-    def _offer(self, message: Any, value: float, reactive: float, is_current: bool) -> None:
-        if not self.is_active:
-            self._refusals.refuse(message.source, 'the battery is not active', self.clock.now(), expected=True)
-            return
+    def _offer(self, value: float, reactive: float, lease: float, source: str, term: int, sequence: int, given: float,
+               is_current: bool) -> None:
         now = self.clock.now()
-        given = site_time(self.clock, message.header.stamp)
+        if not self.is_active:
+            self._refusals.refuse(source, 'the battery is not active', now, expected=True)
+            return
         reason = self._leases.offer(
-            value, message.lease, message.source, now, given=given if given > -inf else None,
-            reactive_power=reactive, term=message.term, sequence=message.sequence, is_current=is_current)
+            value, lease, source, now, given=given if given > -inf else None,
+            reactive_power=reactive, term=term, sequence=sequence, is_current=is_current)
         if reason:
-            self._refusals.refuse(message.source, reason, now)
+            self._refusals.refuse(source, reason, now)
             return
         self.drive(now)
 

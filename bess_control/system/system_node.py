@@ -18,9 +18,11 @@ from bess.msg import BatteryStatus, Event, SiteParameter, SystemInfo, SystemStat
 from bess.srv import GetSystemInfo, ListSiteParameters, SetSiteParameter
 from bess_core import params, qos, site_changes
 from bess_core import site as site_module
+from bess_core.clock import split_stamp
 from bess_core.context import NodeContext
-from bess_core.convert import battery_from_msg, set_wall, wall_stamp
+from bess_core.convert import HEADER, battery_from_msg, wall_stamp
 from bess_core.files import replace_file
+from bess_core.messages import maker, same
 from bess_core.node import BessNode
 from bess_core.params import param
 from bess_core.ticker import Tick
@@ -40,6 +42,13 @@ class SystemParams:
     battery: str = param('', '', 'battery that full charges and the balance history are taken from', ref='bms')
     serial: str = param('', '', 'serial number of the system; empty = that of the machine, where it has one')
     period: float = param(1.0, 's', 'how often the information is brought up to date', low=0.1, high=60.0)
+
+_info = maker(SystemInfo, 'lasting, r, state, mode, soc, soh, soc_correction, sec, nanosec, frame', {
+    **HEADER, **same('lasting', 'version', 'site', 'serial', 'boot', 'started', 'features', 'balance_times',
+                     'balance_spread'),
+    'starts': 'r.starts', 'runtime': 'float(r.runtime)', 'sleep_time': 'float(r.sleep_time)',
+    **{name: f'stamp(r.{name})' for name in ('last_mode_change', 'last_state_change', 'last_full_charge',
+                                             'last_empty')}}, stamp=wall_stamp)
 
 
 class SystemNode(BessNode):
@@ -66,7 +75,7 @@ class SystemNode(BessNode):
         self._boot = boot_time(_text('/proc/stat'))
         self._serial = self.params.serial or _text('/sys/firmware/devicetree/base/serial-number').strip('\0\n')
         self._busy = False
-        self._shown: SystemInfo | None = None  # refilled each time
+        self._lasting: SystemInfo | None = None  # what (nearly) never changes; messages share its parts
         self._version = version('bess')  # read from files
         self._info = self.create_publisher(SystemInfo, '~/info', qos.STATE)
         self._events = self.create_publisher(Event, topic('events'), qos.EVENT)
@@ -118,7 +127,7 @@ class SystemNode(BessNode):
         if now - self._saved_at >= SAVE_S:
             self._saved_at = now
             self._save()
-        self._info.publish(self._message())
+        self._info.give(self._message())
 
     def _on_get_info(self, _: GetSystemInfo.Request, response: GetSystemInfo.Response) -> GetSystemInfo.Response:
         response.info = self._message()
@@ -126,28 +135,22 @@ class SystemNode(BessNode):
 
     def _message(self) -> SystemInfo:
         r, s, site = self._record, self._state, self.ctx.site
-        message = self._shown
-        if message is None:
+        lasting = self._lasting
+        if lasting is None:
             features = site.params.features if site is not None else {}
-            message = self._shown = SystemInfo(
+            lasting = self._lasting = SystemInfo(
                 version=self._version, site=site.name if site is not None else self.ctx.namespace.strip('/'),
                 serial=self._serial, features=[f'{n}={"on" if on else "off"}' for n, on in sorted(features.items())],
                 boot=wall_stamp(self._boot), started=wall_stamp(self._started))
             self._balance_shown: tuple[float, ...] = ()
-        message.starts, message.runtime, message.sleep_time = r.starts, float(r.runtime), float(r.sleep_time)
-        message.state, message.mode = (SiteState(s.state).name, s.mode) if s is not None else ('', '')
-        message.soc, message.soh, message.soc_correction = self._soc, self._soh, float(self._count.correction)
-        set_wall(message.last_mode_change, r.last_mode_change)
-        set_wall(message.last_state_change, r.last_state_change)
-        set_wall(message.last_full_charge, r.last_full_charge)
-        set_wall(message.last_empty, r.last_empty)
-        set_wall(message.header.stamp, self.clock.wall())
         balance: tuple[float, ...] = (len(r.balance), *r.balance[-1]) if r.balance else ()
         if balance != self._balance_shown:  # a row per day, over a year of them: only the last one ever changes
             self._balance_shown = balance
-            message.balance_spread = [v for _, v in r.balance]
-            message.balance_times = [wall_stamp(t) for t, _ in r.balance]
-        return message
+            lasting.balance_spread = [v for _, v in r.balance]
+            lasting.balance_times = [wall_stamp(t) for t, _ in r.balance]
+        state, mode = (SiteState(s.state).name, s.mode) if s is not None else ('', '')
+        return _info(lasting, r, state, mode, self._soc, self._soh, float(self._count.correction),  # type: ignore[no-any-return]
+                     *split_stamp(self.clock.wall()), '')
 
     def _save(self) -> None:
         try:
