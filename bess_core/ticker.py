@@ -202,20 +202,23 @@ class SimTicker:
     def run(self, at: float, phase: int) -> None:
         """Move simulated time on to `at` s and call everything of that moment and phase, in the order of its making."""
         self._clock.set(max(at, self._clock.now()))
-        calls: list[tuple[tuple[float, int, int], Handle, Tick]] = []
-        beats = 0
+        beats: list[tuple[_Beat, Tick]] = []
         while self._heap and self._heap[0][0] <= at + 1e-9 and self._heap[0][1] <= phase:
             due, own_phase, number, beat = heapq.heappop(self._heap)
             if not beat.alive():
                 self._forget(beat)
                 continue
-            beats += 1
             beat.index += 1
             heapq.heappush(self._heap, (beat.due(), own_phase, number, beat))
-            tick = Tick(beat.index, due, 0.0, 0)
-            calls += [((due, own_phase, number), handle, tick) for number, handle in beat.calls]
-        if beats > 1:
-            calls.sort(key=_order)
+            beats.append((beat, Tick(beat.index, due, 0.0, 0)))
+        if len(beats) == 1:
+            beat, tick = beats[0]
+            for _, handle in beat.calls:
+                handle.fn(tick)
+            return
+        calls = [((tick.due, beat.phase, number), handle, tick)
+                 for beat, tick in beats for number, handle in beat.calls]
+        calls.sort(key=_order)
         for _, handle, tick in calls:
             handle.fn(tick)
 

@@ -358,6 +358,9 @@ class Gate:
             self._written.popleft()
         if not self._written or isnan(r.active_power):
             return
+        if abs(r.active_power - self._written[-1][1]) <= p.follow_tolerance:  # as nearly always
+            self._deviates_since, self.alarms = None, ()
+            return
         orders = [power for _, power in self._written]
         low, high = min(orders), max(orders)
         tolerance = max(p.follow_tolerance, p.follow_tolerance_share * max(high, -low))

@@ -108,22 +108,18 @@ def merge(bms: BatteryReading, conv: ConverterReading, now: float, ages: Ages,
             max_charge = 0.0
             reasons.append('charge blocked: contactor')
         else:
-            max_charge = _tightest('charge', (
-                ('bms', _ac_limit(bms.max_charge_power, bms.max_charge_current, voltage,
-                                  1 / params.charge_efficiency)),
-                ('converter', conv.max_charge_power),
-                ('converter apparent power', conv.max_apparent_power),
-                ('settings', params.max_charge_power)), reasons)
+            max_charge = _tightest(
+                'charge', _ac_limit(bms.max_charge_power, bms.max_charge_current, voltage,
+                                    1 / params.charge_efficiency),
+                conv.max_charge_power, conv.max_apparent_power, params.max_charge_power, reasons)
         if bms.contactor == Contactor.CHARGE_ONLY:
             max_discharge = 0.0
             reasons.append('discharge blocked: contactor')
         else:
-            max_discharge = _tightest('discharge', (
-                ('bms', _ac_limit(bms.max_discharge_power, bms.max_discharge_current, voltage,
-                                  params.discharge_efficiency)),
-                ('converter', conv.max_discharge_power),
-                ('converter apparent power', conv.max_apparent_power),
-                ('settings', params.max_discharge_power)), reasons)
+            max_discharge = _tightest(
+                'discharge', _ac_limit(bms.max_discharge_power, bms.max_discharge_current, voltage,
+                                       params.discharge_efficiency),
+                conv.max_discharge_power, conv.max_apparent_power, params.max_discharge_power, reasons)
     if bms_quality == Quality.STALE:
         reasons.append(f'bms: stale, {now - bms.time:.1f} s old')
     if conv_quality == Quality.STALE:
@@ -204,12 +200,18 @@ def _stop(bms: BatteryReading, conv: ConverterReading, bms_quality: Quality,
     return ''
 
 
-def _tightest(direction: str, limits: tuple[tuple[str, float], ...], reasons: list[str]) -> float:
-    """The smallest known limit; appends who sets it. NaN when none is known."""
+def _tightest(direction: str, bms: float, converter: float, apparent: float, settings: float,
+              reasons: list[str]) -> float:
+    """The smallest known limit (W); appends who sets it. NaN when none is known."""
     name, tightest = '', inf
-    for candidate, value in limits:
-        if value < tightest:  # false for NaN
-            name, tightest = candidate, value
+    if bms < tightest:  # false for NaN
+        name, tightest = 'bms', bms
+    if converter < tightest:
+        name, tightest = 'converter', converter
+    if apparent < tightest:
+        name, tightest = 'converter apparent power', apparent
+    if settings < tightest:
+        name, tightest = 'settings', settings
     if not name:
         reasons.append(f'{direction}: no limit known')
         return nan

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from ros_domain import claim_domain
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ MAY_RETURN = os.geteuid() == 0 or 20 - resource.getrlimit(resource.RLIMIT_NICE)[
 _DOMAIN, _LOCK = claim_domain()
 os.environ.update(
     ROS_DOMAIN_ID=str(_DOMAIN), ROS_PYTHON_CHECK_FIELDS='1', ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
+
+# How long an example takes is told by the machine and what else it does, least of all by who stands back (below).
+settings.register_profile('bess', deadline=None)
+settings.load_profile('bess')
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,6 +3,8 @@
 * mypyc leaves the constructors of dataclasses and named tuples to the interpreter: each gets one in its source, with
   the same names, order and defaults.
 * Constants, members of enumerations, infinity and NaN are looked up by name at each use unless they are `Final`.
+* A value with a format in a text (`f'{x:.0f}'`) goes through `str.format`, which parses the format each time: it
+  becomes `format(x, '.0f')`.
 * `zip(..., strict=True)` goes through an iterator object, and without `strict` it does not: the copy leaves this check
   out, as `python -O` leaves out assertions. Every test runs with it.
 """
@@ -138,7 +140,7 @@ def _numbers(tree: ast.Module) -> None:
 
 
 class _Members(ast.NodeTransformer):
-    """Members of enumerations within functions by a name of the module, and `zip` without its check."""
+    """Members of enumerations within functions by a name of the module, formats, and `zip` without its check."""
 
     def __init__(self, enumerations: frozenset[str]) -> None:
         self.enumerations, self.used = enumerations, dict[str, str]()
@@ -164,6 +166,16 @@ class _Members(ast.NodeTransformer):
         if _name(node) == 'zip':
             node.keywords = [k for k in node.keywords if k.arg != 'strict']
         return self.generic_visit(node)
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        """Formatted by itself, where the format is fixed."""
+        self.generic_visit(node)
+        if node.conversion == -1 and isinstance(node.format_spec, ast.JoinedStr) \
+                and all(isinstance(part, ast.Constant) for part in node.format_spec.values):
+            text = ''.join(str(part.value) for part in node.format_spec.values if isinstance(part, ast.Constant))
+            node.value = ast.Call(ast.Name('format', ast.Load()), [node.value, ast.Constant(text)], [])
+            node.format_spec = None
+        return node
 
     def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
         """A pattern has to stay one."""

@@ -212,7 +212,7 @@ def test_a_switch_that_does_not_move_is_a_failure() -> None:
 @given(st.lists(st.tuples(st.sampled_from(['good', 'dead', 'silent', 'odd']), st.floats(0.0, 1.0), st.booleans(),
                           st.sampled_from([True, False, None]), st.floats(-9000.0, 9000.0), st.floats(0.0, 40.0)),
                 max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_never_forms_while_the_switch_was_told_to_be_closed_but_for_the_return(rows: list[Any]) -> None:
     machine = BackupMachine(BackupParams(**FAST), [LoadGroup('a'), LoadGroup('b', 0.5)])
     grids = {'good': GOOD, 'dead': DEAD, 'silent': {'grid_silent': True},

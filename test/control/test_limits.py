@@ -162,7 +162,7 @@ def test_bad_settings_are_refused(bad: dict) -> None:
         build(LimiterParams, {'rated_charge_power': 5000.0, 'rated_discharge_power': 5000.0, **bad})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 1.0)), min_size=1, max_size=6), st.floats(-10.0, 10.0))
 def test_a_curve_stays_within_its_points(points: list, at: float) -> None:
     points.sort()
@@ -171,7 +171,7 @@ def test_a_curve_stays_within_its_points(points: list, at: float) -> None:
     assert curve(np.array([nan]))[0] == 0.0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.fixed_dictionaries({k: st.floats(allow_nan=True, allow_infinity=True) for k in BASE}), min_size=1,
                 max_size=6))
 def test_whatever_comes_in_what_comes_out_is_allowed(readings: list) -> None:

@@ -387,7 +387,7 @@ def load_mode(name: str) -> Any:
 @pytest.mark.parametrize('name', MODES)
 @given(rows=st.lists(st.tuples(ANYTHING, ANYTHING, ANYTHING, ANYTHING, st.floats(0.0, 30.0), st.booleans(),
                                st.sampled_from(list(Quality))), max_size=8))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_whatever_it_sees_it_proposes_nothing_that_cannot_be(name: str, rows: list[Any]) -> None:
     mode, now = load_mode(name), 0.0
     for grid, power, soc, other, dt, on, quality in rows:

@@ -223,7 +223,7 @@ def test_what_is_no_problem_is_refused(spoil: dict[str, Any]) -> None:
 @given(data=st.lists(st.tuples(st.floats(0.0, 8000.0), st.floats(0.0, 8000.0), st.floats(-0.3, 0.6),
                                st.floats(-0.2, 0.5)), min_size=1, max_size=12),
        soc=st.floats(0.0, 1.0), limit=st.sampled_from([np.inf, 3000.0, 0.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_plan_keeps_the_limits_and_is_never_worse_than_rules(data: Any, soc: float, limit: float) -> None:
     load, pv, buy, sell = (list(c) for c in zip(*data, strict=True))
     p = problem(load, pv, buy, sell, soc=soc)

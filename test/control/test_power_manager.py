@@ -318,7 +318,7 @@ PARAMS = st.builds(
 
 @given(params=PARAMS, ticks=st.lists(st.tuples(
     PROPOSALS, BATTERIES, METERS, st.booleans(), st.floats(-0.5, 2.0)), max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_always_within_hard_bounds_and_never_nan(params: PowerManagerParams, ticks: list[tuple]) -> None:
     manager = PowerManager(params)
     now = 0.0
@@ -344,7 +344,7 @@ def test_always_within_hard_bounds_and_never_nan(params: PowerManagerParams, tic
 
 
 @given(proposals=PROPOSALS, charge=st.floats(0, 1e4), discharge=st.floats(0, 1e4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_higher_priority_bound_is_never_violated(proposals: list[Proposal], charge: float,
                                                  discharge: float) -> None:
     """Without a ramp the result lies in every range that can be met, from high to low priority."""

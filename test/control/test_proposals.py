@@ -77,7 +77,7 @@ def test_overlapping_batteries_are_refused() -> None:
 @given(st.lists(st.tuples(
     st.sampled_from('abc'), st.integers(-5, 300), st.floats(), st.floats(), st.floats(),
     st.floats(), st.floats(-100, 100)), max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_only_sound_proposals_live(entries: list[tuple]) -> None:
     book = ProposalBook()
     now = 0.0

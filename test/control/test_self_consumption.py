@@ -156,7 +156,7 @@ def test_target_bias(target: float) -> None:
 @given(loads=st.lists(st.floats(-4000.0, 4000.0), min_size=2, max_size=6),
        meter_delay=st.floats(0.1, 1.0), lag=st.floats(0.2, 1.0), battery_delay=st.floats(0.0, 1.0),
        tick=st.sampled_from([0.2, 1.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_random_steps_settle(loads: list[float], meter_delay: float, lag: float,
                              battery_delay: float, tick: float) -> None:
     hold = 10.0
@@ -242,7 +242,7 @@ def test_soc_reserve_with_hysteresis() -> None:
 
 @given(st.lists(st.tuples(st.floats(), st.floats(), st.floats(), st.floats(-1.0, 6.0)),
                 max_size=15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_input_makes_it_propose_nan(samples: list[tuple[float, float, float, float]]) -> None:
     mode = SelfConsumption(SelfConsumptionParams(soc_reserve=0.1, kd=1.0))
     now = 0.0

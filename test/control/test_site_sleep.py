@@ -113,7 +113,7 @@ def test_leaving_is_final(target: SiteState) -> None:
     assert not machine.start(4.0).accepted and not machine.leave(SiteState.REBOOT, 5.0).accepted
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(['start', 'stop', 'look', 'ask', 'sleep', 'lost', 'back', 'lock', 'free',
                                            'critical', 'clear']), st.floats(0.0, 200.0)), max_size=40))
 def test_power_only_when_wanted_and_possible(events: list) -> None:

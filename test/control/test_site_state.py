@@ -304,5 +304,5 @@ class AnySite(RuleBasedStateMachine):
         assert m.wants_run is not self.stopped
 
 
-AnySite.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+AnySite.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestAnySite = AnySite.TestCase

@@ -128,7 +128,7 @@ def test_temperature_compensation() -> None:
     assert at_25(3.30, nan, 0.0001) == 3.30
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 6), max_size=30))
 def test_nonsense_leaves_a_state_of_charge(samples: list) -> None:
     e = SocEstimator(P, soc=0.5)

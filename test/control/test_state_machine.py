@@ -515,7 +515,7 @@ EVENT = st.one_of(
         ('faults', ()), ('contactor_s', 100.0), ('contactor_s', 0.1), ('mode', Mode.FAULT), ('mode', Mode.IDLE)])))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(EVENT, st.integers(1, 150)), max_size=20))
 def test_no_sequence_breaks_the_rules(events: list) -> None:
     u = Unit(energy=300.0)

@@ -93,7 +93,7 @@ def test_late_joiners_of_a_state() -> None:
     assert (wanting, other, too_late) == ([], [], [3.0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(depth=st.integers(1, 4), actions=st.lists(st.one_of(st.none(), st.floats(0, 9)), max_size=30))
 def test_a_full_queue_loses_the_oldest(depth: int, actions: list[float | None]) -> None:
     """Against a bounded queue; None = all is handed over."""

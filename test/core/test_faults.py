@@ -136,7 +136,7 @@ def test_damaged_state_is_an_error(data: object) -> None:
     st.tuples(st.just('update'), st.dictionaries(st.sampled_from('abc'), st.sampled_from(Severity))),
     st.tuples(st.just('clear'), st.sampled_from(['a', 'b', 'c', ''])),
     st.tuples(st.just('restart'), st.none())), max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_critical_fault_never_vanishes_without_a_clear(actions: list[tuple]) -> None:
     faults = FaultRegistry('n')
     latched: set[str] = set()

@@ -20,8 +20,9 @@ pytestmark = [
 ]
 #: Tests of modules that are compiled.
 PURE = ('core/test_clock.py', 'core/test_exchange.py', 'core/test_faults.py', 'core/test_leases.py',
-        'core/test_ticker.py', 'drivers/test_bus.py', 'control/test_self_consumption.py', 'control/test_power_manager.py', 'control/test_proposals.py',
-        'drivers/test_gate.py', 'virtual/test_aggregate.py', 'virtual/test_partition.py', 'virtual/test_unit.py',
+        'core/test_ticker.py', 'drivers/test_bus.py', 'control/test_self_consumption.py',
+        'control/test_power_manager.py', 'control/test_proposals.py', 'drivers/test_gate.py',
+        'virtual/test_aggregate.py', 'virtual/test_partition.py', 'virtual/test_unit.py',
         'virtual/test_allocation.py', 'virtual/test_demand.py', 'virtual/test_statements.py', 'sim/test_cells.py',
         'sim/test_plant.py', 'sim/test_limit_watch.py')
 

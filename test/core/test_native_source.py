@@ -111,6 +111,17 @@ def test_what_checks_itself_is_left_alone(made: dict[str, Any]) -> None:
     assert text.index('from __future__') < text.index('from mypy_extensions')
 
 
+def test_fixed_formats_are_called_and_give_the_same_text() -> None:
+    source = "def said(x, n):\n    return f'{x:.0f} W {x:{n}} {x!r:>8} {x}'\n"
+    texts = []
+    for text in (source, explicit(source)):
+        names: dict[str, Any] = {}
+        exec(text, names)
+        texts.append(names['said'](-0.4, '.3f'))
+    assert texts == ['-0 W -0.400     -0.4 -0.4'] * 2
+    assert "format(x, '.0f')" in explicit(source) and 'x!r:>8' in explicit(source)
+
+
 def test_broken_source_is_refused() -> None:
     with pytest.raises(SyntaxError):
         explicit('class')

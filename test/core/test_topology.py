@@ -74,7 +74,7 @@ def prepared(at: site.Site, verb: str, which: str, what: Any) -> Overlay:
 
 
 @given(st.lists(change, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_changes_keep_every_invariant(home: site.Site, changes: list[Any]) -> None:
     at = home
     for verb, which, what in changes:

@@ -32,7 +32,7 @@ def make(name: str, keys: PointKeys, place: ModbusPlace, mask: tuple[int, int], 
 @given(st.lists(st.tuples(KEYS, PLACES, MASKS, st.sampled_from([1.0, -1.0])), min_size=1, max_size=12),
        st.lists(st.integers(0, 0xFFFF) | st.sampled_from([0x7FC0, 0x7F80, 0x8000, 0xFFFF]), min_size=70, max_size=70),
        st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_same_as_point_by_point(parts: list, words: list[int], inverted: bool) -> None:
     section = ModbusKeys()
     points = [make(f'p{i}', *part) for i, part in enumerate(parts)]

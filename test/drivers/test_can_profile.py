@@ -198,7 +198,7 @@ def test_profiles_that_do_not_fit_are_refused(make, tmp_path, shared_data):
         make(HEAD + plain.replace('id: 1', 'id: 0x1FFFFFFF'), unit=1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(frames=st.dictionaries(st.sampled_from([0x2F4, 0x4F4, 0x5F4, 0x7F4, 0x18F128F4, 0x18F528F4]),
                               st.binary(max_size=64)))
 def test_garbage_is_a_device_error_or_in_range(frames):

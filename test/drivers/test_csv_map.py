@@ -153,7 +153,7 @@ def test_a_map_needs_registers_and_the_other_way_round(tmp_path: Path) -> None:
 
 @given(st.text(max_size=400) | st.lists(st.lists(st.text(max_size=8), max_size=12), max_size=6).map(
     lambda rows: '\n'.join(','.join(r) for r in [list(HEADER), *rows])))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_gives_rows_or_a_profile_error(text: str) -> None:
     try:
         rows = parse(text, 'x.csv')
@@ -166,7 +166,7 @@ def test_any_text_gives_rows_or_a_profile_error(text: str) -> None:
 
 
 @given(data=st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bytes(tmp_path_factory: Any, data: bytes) -> None:
     folder = tmp_path_factory.mktemp('csv')
     points, registers = write(folder)

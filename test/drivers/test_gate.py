@@ -335,7 +335,7 @@ ACTIONS = st.lists(st.one_of(
 
 @given(actions=ACTIONS, steps=st.lists(st.floats(0.0, 2.0), min_size=30, max_size=30),
        required=st.booleans(), read_only=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_makes_it_leave_its_limits(actions: list[tuple], steps: list[float], required: bool,
                                            read_only: bool) -> None:
     params = GateParams(max_charge_power=3000.0, max_discharge_power=2500.0, max_apparent_power=3200.0,

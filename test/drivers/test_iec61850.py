@@ -103,7 +103,7 @@ def test_a_bridge_that_is_not_there():
         device.read(0.0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.one_of(st.binary(max_size=40).filter(lambda b: b'\n' not in b and b'\r' not in b),
                           st.recursive(st.none() | st.integers() | st.text(max_size=5),
                                        lambda c: st.lists(c, max_size=3) | st.dictionaries(

@@ -43,7 +43,7 @@ def fewest(wanted: list[Span], most: int, max_gap: int, holes: list[tuple[int, i
 
 
 @given(SPANS, st.integers(6, 25), st.integers(0, 8), HOLES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_fewest_reads_and_none_that_is_not_allowed(wanted: list[Span], most: int, max_gap: int,
                                                    holes: list[tuple[int, int]]) -> None:
     reads = plan(wanted, most, max_gap, holes)

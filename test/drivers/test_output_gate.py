@@ -103,7 +103,7 @@ def test_what_somebody_else_changed_is_written_again() -> None:
 @given(st.lists(st.tuples(
     st.sampled_from(['offer', 'tick', 'start', 'stop', 'reading']), st.floats(0.0, 3.0), st.sampled_from('ab'),
     st.sampled_from([0.0, 1.0, nan, 2.0]), st.floats(0.0, 10.0)), max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_never_on_without_a_live_lease(steps: list[tuple]) -> None:
     g = OutputGate({'relay': OutputRule()})
     now, sequence, shown, last = 0.0, 0, 0.0, -inf

@@ -136,7 +136,7 @@ def test_an_empty_value_is_not_known() -> None:
     assert isnan(r.voltage[0]) and isnan(r.current[0]) and r.active_power == pytest.approx(1190.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_garbage_gives_only_device_errors(data: Any) -> None:
     base = bytearray(data.draw(st.sampled_from((STANDARD_5, STANDARD_3))))

@@ -77,7 +77,7 @@ def test_frames_are_found_in_what_arrives() -> None:
         framer.feed(encrypted(PLAIN[:-6] + b'0000\r\n', KEY, 2))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_garbage_gives_only_device_errors(data: Any) -> None:
     base = bytearray(encrypted(PLAIN, KEY, data.draw(st.integers(0, 0xFFFFFFFF))))

@@ -220,7 +220,7 @@ def test_units() -> None:
 
 
 @given(st.text(), st.text(), st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_a_device_says_of_itself_cannot_change_the_site_file(
         tmp_path_factory: Any, maker: str, model: str, note: str) -> None:
     found = [Found('modbus_meter', 'meter', 'tcp://127.0.0.1:502', Identity(maker, model, note, maker),
@@ -230,7 +230,7 @@ def test_what_a_device_says_of_itself_cannot_change_the_site_file(
 
 
 @given(st.integers(0, 5), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_devices_that_answer_anything_are_survived(seed: int, data: st.DataObject) -> None:
     import random
 

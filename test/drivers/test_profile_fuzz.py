@@ -69,7 +69,7 @@ def device(name: str, link: Any) -> Any:
 @pytest.mark.parametrize('name', USABLE)
 @given(words=WORDS, refuse=st.integers(0, 7), power=st.floats(allow_nan=True, allow_infinity=True),
        lease=st.floats(0.01, 100.0))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_registers_give_a_reading_or_a_device_error(name: str, words: list[int], refuse: int, power: float,
                                                         lease: float) -> None:
     made = device(name, Link(words, refuse))
@@ -96,7 +96,7 @@ def vars_of(reading: Any) -> list[Any]:
 
 @given(kind=st.sampled_from(['u16', 'i16', 'u32', 'i32', 'u64', 'i64', 'f32']), low=st.booleans(),
        value=st.floats(-1e6, 1e6), scale=st.sampled_from([0.001, 0.1, 1.0, -10.0]), positive=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_written_is_what_would_be_read(kind: str, low: bool, value: float, scale: float,
                                                positive: bool) -> None:
     section = ModbusKeys(word_order='low_first' if low else 'high_first')
@@ -113,7 +113,7 @@ def test_what_is_written_is_what_would_be_read(kind: str, low: bool, value: floa
 
 
 @given(st.binary(max_size=300), st.sampled_from([1, 2, 3, 4, 5, 6, 15, 16]), st.integers(1, 120))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_answer_is_an_answer_or_a_device_error(data: bytes, function: int, count: int) -> None:
     if function in (5, 6):
         count = 1

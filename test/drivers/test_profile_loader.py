@@ -185,7 +185,7 @@ def test_every_installed_profile_loads(name: str) -> None:
                          'write', 'order', 'detect', 'states', 'derived', 'x']) | st.integers(), inner, max_size=5),
     max_leaves=30), st.sampled_from(['points', 'modbus', 'polls', 'faults', 'write', 'detect', 'states', 'derived',
                                      'identity', 'verified', 'notes', 'extends', 'title']))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_content_does_anything_but_a_profile_error(tmp_path_factory: Any, value: Any, section: str) -> None:
     path = write(tmp_path_factory.mktemp('fuzz'), yaml.safe_dump({**yaml.safe_load(GOOD), section: value}))
     try:
@@ -196,7 +196,7 @@ def test_no_content_does_anything_but_a_profile_error(tmp_path_factory: Any, val
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_bytes_do_anything_but_a_profile_error(tmp_path_factory: Any, data: bytes) -> None:
     path = tmp_path_factory.mktemp('fuzz') / 'test_meter.yaml'
     path.write_bytes(data)

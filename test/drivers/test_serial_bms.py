@@ -331,7 +331,7 @@ REQUESTS = {'daly': daly.build(0x90), 'jk': jk.READ_ALL, 'jk_pb': jk.pb_request(
 
 
 @pytest.mark.parametrize('kind', sorted(PARSERS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_garbage_and_damaged_answers_give_only_device_errors(kind, data):
     cls, address = KINDS[kind]

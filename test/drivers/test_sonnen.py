@@ -138,7 +138,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st
                     max_leaves=8)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(sorted(PUBLISHED_CHARGE)), JSON, max_size=6), JSON)
 def test_any_json_gives_a_reading_or_a_device_error(change: dict[str, Any], other: Any) -> None:
     for decode in (battery_reading, converter_reading):

@@ -45,7 +45,7 @@ def state(bank: CellBank) -> dict[str, Any]:
         'highest': bank.cell_max, 'lowest': bank.cell_min}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(packs=st.lists(PACKS, min_size=1, max_size=3), steps=STEPS, seed=st.integers(0, 1000), heater=st.booleans())
 def test_equal_to_the_last_bit(library: Path, packs: list[PackConfig], steps: list[Any], seed: int,
                                heater: bool) -> None:

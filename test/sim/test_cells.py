@@ -131,7 +131,7 @@ def test_packs_of_different_length_and_chemistry_do_not_disturb_each_other() -> 
     assert both.stored_energy(0) == alone.stored_energy(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(-20_000, 20_000), min_size=1, max_size=30),
     st.floats(0.0, 1.0),

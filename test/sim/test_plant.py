@@ -109,7 +109,7 @@ def test_response_does_not_depend_on_the_step() -> None:
     assert ends[0] == pytest.approx(ends[1], rel=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-2e4, 2e4), st.floats(-2e4, 2e4))
 def test_rating_and_apparent_power_are_kept(power: float, reactive: float) -> None:
     p = plant(inverter={'rating': 5000.0, 'max_charge_power': 3000.0, 'lag': 0.0, 'ramp': 1e9})

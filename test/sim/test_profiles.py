@@ -92,7 +92,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_csv(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_random_bytes_never_raise_anything_else(tmp_path_factory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / 'random.csv'
@@ -104,7 +104,7 @@ def test_random_bytes_never_raise_anything_else(tmp_path_factory, data: bytes) -
     assert all(b > a for a, b in zip(times, times[1:], strict=False)) and min(values) >= 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     # quarters of a second are exact in binary, so that both sides agree which interval it is
     st.lists(st.integers(1, 4000).map(lambda n: n / 4), min_size=2, max_size=20),

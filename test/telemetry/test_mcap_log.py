@@ -424,7 +424,7 @@ def test_recover_after_any_truncation(tmp_path, finished):
 
 def test_recover_after_damage_anywhere(tmp_path, finished):
     """One wrong byte never stops the repair; an open file is readable afterwards, up to the damage."""
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.booleans(), st.data(), st.integers(1, 255))
     def damaged(still_open, draw, flip):
         broken = bytearray(finished[still_open])

@@ -207,7 +207,7 @@ readings = st.builds(
     soc=st.one_of(st.just(nan), st.floats(0, 1)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(readings, min_size=1, max_size=6), st.floats(-1e5, 1e5))
 def test_any_members(members, power):
     together = combine(members, **AGES)

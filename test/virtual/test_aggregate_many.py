@@ -45,7 +45,7 @@ def battery(energy, full, charge=1000.0, discharge=1000.0, **fields):
                           max_discharge_power=discharge, **fields)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(readings, min_size=1, max_size=20), st.sampled_from(['together', 'sum']), st.floats(-1e5, 1e5))
 def test_columns_and_objects_give_the_same(members, limit, power):
     few, many = aggregate.FEW, None
@@ -149,7 +149,7 @@ zone = st.tuples(zone_edges, st.booleans()).map(lambda z: z[0] if z[1] else (-z[
 small_battery = st.builds(battery, st.floats(0, 5000), st.just(5000.0), st.floats(0, 2000), st.floats(0, 2000))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(small_battery, st.lists(zone, max_size=2), st.sampled_from([0.0, 0.0, 200.0])),
                 min_size=1, max_size=25), st.floats(-2e4, 2e4))
 def test_no_two_members_work_against_each_other_and_zones_hold(members, power):
@@ -168,7 +168,7 @@ def test_no_two_members_work_against_each_other_and_zones_hold(members, power):
                 assert p == 0 or abs(p) >= m * (1 - 1e-9)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(50, 1500), st.lists(zone, max_size=2)),
                 min_size=1, max_size=4), st.floats(1, 4000))
 def test_zones_carry_the_most_that_any_choice_of_bands_can(members, power):
@@ -216,7 +216,7 @@ def transfer(members, shares, power=400.0, tolerance=0.02, **options):
     return equalise(Goal(power, tolerance), [view(m, **AGES) for m in members], shares, **options)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(small_battery, min_size=1, max_size=8), st.floats(-8000, 8000), st.floats(0, 3000))
 def test_equalisation_nets_to_zero_within_budget_and_limits(members, power, budget):
     shares = split(power, members, **AGES).powers.tolist()
@@ -312,7 +312,7 @@ def test_held_power_empties_and_fills_all_members_together():
         assert np.nanmax(done) - np.nanmin(done) < 0.01 * hours, done
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.builds(
     BatteryReading, time=st.floats(98, 100), newest=st.just(100.0), quality=st.just(Quality.OK),
     mode=st.sampled_from([Mode.IDLE, Mode.CHARGING, Mode.DISCHARGING]), contactor=st.sampled_from(Contactor),

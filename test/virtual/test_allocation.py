@@ -40,7 +40,7 @@ def oracle(power, weights, caps):
     return [min(c, high * w) for w, c in zip(weights, caps, strict=True)]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(power_value, st.lists(member, min_size=1, max_size=30))
 def test_properties(power, members):
     a, wc, wd, low, high = run(power, members)
@@ -61,7 +61,7 @@ def test_properties(power, members):
     assert not np.any(np.signbit(p[p == 0]))  # no negative zero
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(power_value, st.lists(member, min_size=1, max_size=8), st.data())
 def test_identical_members_get_identical_power(power, members, data):
     repeated = [m for m in members for _ in range(data.draw(st.integers(1, 4)))]
@@ -73,7 +73,7 @@ def test_identical_members_get_identical_power(power, members, data):
     assert all(len(powers) == 1 for powers in by_member.values())
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.floats(0, 1e5), st.floats(0, 1e5), st.lists(member, min_size=1, max_size=10))
 def test_more_power_never_takes_from_a_member(a, b, members):
     small, *_ = run(min(a, b), members)
@@ -94,7 +94,7 @@ def best_by_brute_force(power, minimum, caps):
     return best, fewest
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.floats(1, 3000), st.sampled_from([1, -1]), st.lists(
     st.tuples(st.floats(1, 100), st.floats(0, 1000), st.floats(0, 600)), min_size=1, max_size=7))
 def test_minimum_power_against_all_subsets(magnitude, sign, members):
@@ -121,7 +121,7 @@ def test_minimum_power_against_all_subsets(magnitude, sign, members):
         assert a.reason
 
 
-@settings(max_examples=EXAMPLES // 3, deadline=None)
+@settings(max_examples=EXAMPLES // 3)
 @given(st.floats(1, 30000), st.integers(13, 60), st.integers(0, 2**32 - 1))
 def test_minimum_power_with_many_members(power, n, seed):
     rng = np.random.default_rng(seed)

@@ -107,7 +107,7 @@ def test_damage_in_the_middle_is_reported_and_skipped(tmp_path):
     journal.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([
     b'{}', b'[1],"crc":1}', b'{"op":"add","crc":0}', b'\n', encode({'op': 'cancel', 'ids': 3}),
     encode({'op': 'add', 'id': 'x'}), encode({'no': 1}), encode({'op': 'next', 'id': 7})]))))

@@ -129,7 +129,7 @@ modules_strategy = st.builds(
     contactor=st.sampled_from([Contactor.CLOSED, Contactor.CLOSED, Contactor.CHARGE_ONLY, Contactor.OPEN]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 3), st.integers(1, 3), st.data(), st.floats(-5e4, 5e4))
 def test_any_pack(series, parallel, data, power):
     modules = data.draw(st.lists(modules_strategy, min_size=series * parallel, max_size=series * parallel))

@@ -102,7 +102,7 @@ def test_energy_by_policy(policy, ledger, total, expected, left):
 wh = st.one_of(st.just(0.0), st.floats(1e-3, 1e5))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.sampled_from(Policy), st.lists(st.tuples(wh, wh), min_size=1, max_size=6), wh)
 def test_children_always_add_up_to_the_source(policy, children, total):
     ledger, full = (list(column) for column in zip(*children, strict=True))
@@ -151,7 +151,7 @@ def test_attribution_by_hand(policy, requests, delivered, expected):
     assert parts == pytest.approx(expected)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.sampled_from(Policy), st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6),
        st.floats(-3e4, 3e4))
 def test_attribution_properties(policy, requests, delivered):
@@ -353,7 +353,7 @@ def test_state_survives_a_restart():
             from_dict(damage)
 
 
-@settings(max_examples=EXAMPLES // 3, deadline=None)
+@settings(max_examples=EXAMPLES // 3)
 @given(st.sampled_from(Policy), st.lists(st.tuples(
     st.floats(-6000, 6000), st.floats(-6000, 6000), st.floats(-6000, 6000), st.floats(0.5, 1.1),
     st.sampled_from([Quality.OK, Quality.OK, Quality.STALE, Quality.INVALID])), max_size=40))

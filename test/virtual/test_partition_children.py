@@ -78,7 +78,7 @@ def test_the_unpromised_rest_is_shared(asked, total, expected):
 power = st.one_of(st.just(0.0), st.floats(0.1, 1e4))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @example([(0.0, 2.225073858507203e-309, 1.0)], 0.5)
 @example([(0.0, 2.225073858507203e-309, 1.0), (0.5, 0.0, 0.0)], 1.0)
 @given(st.lists(st.tuples(power, st.floats(0, 1), power), min_size=1, max_size=6), power)

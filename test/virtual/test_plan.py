@@ -55,7 +55,7 @@ def battery(**values):
         **values})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(some_plans(), min_size=1, max_size=4), st.integers(0, END))
 def test_arithmetic_is_that_of_each_instant(plans, now):
     a, b = plans[0], plans[-1]
@@ -104,7 +104,7 @@ def siblings(draw):
     return [first, *others]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(siblings(), st.integers(0, 45), st.integers(0, 45), st.integers(-5, 5).map(float), st.floats(0.0, 3.0))
 def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, power, factor):
     is_bounded(plans[0], exactly=True)
@@ -130,7 +130,7 @@ def test_sums_portions_and_bounds_are_those_of_each_instant(plans, start, end, p
         assert beyond(summed, 0.0, (-9e9, highest), (-9e9, highest)) is not None
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(siblings(), st.floats(0, 100), st.sampled_from([50.0, 100.0, nan]), st.floats(0, 40),
        st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 1.0]))
 def test_the_forecast_by_bounds_is_that_segment_by_segment(plans, energy, full, now, charge, discharge):
@@ -142,7 +142,7 @@ def test_the_forecast_by_bounds_is_that_segment_by_segment(plans, energy, full, 
         assert quick.runs_out == pytest.approx(slow.runs_out, nan_ok=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(some_plans(), st.floats(-1, END + 1))
 def test_a_plan_of_a_moment_ago_is_taken_as_it_is(plan, now):
     taken = lately(plan, now)
@@ -163,7 +163,7 @@ def test_plans_are_equal_by_what_they_say():
         _ = plan.nothing
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(some_plans(), st.integers(0, END), st.integers(0, END), st.integers(-5, 5).map(float))
 def test_one_request_over_a_plan(plan, start, end, power):
     new = over(single(start, end, power), plan)
@@ -173,7 +173,7 @@ def test_one_request_over_a_plan(plan, start, end, power):
     assert len(new.powers) == max(0, len(new.times) - 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(some_plans())
 def test_next_change_walks_over_the_changes(plan):
     t, walked = -1.0, []
@@ -197,7 +197,7 @@ def test_what_is_no_plan_is_refused(times, asked, reason):
         checked(times, asked)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(some_plans(), st.floats(0, 10), st.sampled_from([0.5, 0.9, 1.0]), st.sampled_from([0.5, 0.8, 1.0]))
 def test_the_forecast_is_that_of_small_steps(plan, energy, charge, discharge):
     """Against a walk in small steps of a battery of 10 Wh; hours are seconds here."""
@@ -220,7 +220,7 @@ def test_the_forecast_is_that_of_small_steps(plan, energy, charge, discharge):
     assert isnan(forecast.runs_out) == all(s <= module.NOTHING_WH for s in forecast.short)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(some_plans(), st.floats(0, 10), st.floats(0, 3600), st.sampled_from([0.8, 1.0]))
 def test_the_forecast_of_long_plans_is_that_of_short_ones(plan, energy, now, efficiency):
     hours = Plan([t * 3600.0 for t in plan.times], plan.powers)
@@ -272,7 +272,7 @@ def test_shares_follow_the_energies_from_request_to_request():
     assert (a.at(3600.0), b.at(3600.0)) == (0.0, 600.0), 'with nothing else known the limits of now hold'
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(some_plans(), st.sampled_from([0.0, 1.0, 5.0, 20.0, nan]), st.sampled_from([20.0, 30.0, nan]),
        st.sampled_from([0.0, 0.5, 2.0, 50.0]), st.sampled_from([0.5, 3.0, 50.0]), st.floats(-1, 3),
        st.sampled_from([1, 1000]))
@@ -426,7 +426,7 @@ def test_a_long_plan_in_proportion_is_shared_as_segment_by_segment(powers: list[
             assert a.at(at) == pytest.approx(b.at(at), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.sampled_from([nan, 0.0, 100.0, 250.0, -100.0, -400.0, 900.0, -900.0]), min_size=25, max_size=60),
        st.lists(st.tuples(st.floats(0.0, 1.0), st.sampled_from([100.0, 800.0, 5000.0]),
                           st.sampled_from([100.0, 600.0, 2000.0]), st.booleans()), min_size=2, max_size=4),

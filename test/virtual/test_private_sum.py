@@ -231,7 +231,7 @@ def test_other_terms_do_not_mix(book: Book, tmp_path: Path) -> None:
     assert Book(tmp_path / 'book', other, HOMES).epochs == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(HOMES), st.integers(0, 5), st.booleans()), max_size=20))
 def test_any_order_of_submissions_and_withdrawals_leaves_what_was_said_last(
         tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, bool]]) -> None:

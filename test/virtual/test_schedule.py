@@ -69,7 +69,7 @@ def test_random_schedules_against_the_oracle():
         compare(Schedule(schedule.entries(now), schedule.next_id), oracle, now)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(1, END), st.integers(1, END), st.booleans()), max_size=8))
 def test_schedules_against_the_oracle(steps):
     schedule, oracle = Schedule(), Oracle()

@@ -249,7 +249,7 @@ steps = st.lists(st.tuples(
     st.sampled_from([1.0, 60.0, 700.0, 2000.0]), st.floats(0, 1)), max_size=40)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.sampled_from(Policy), st.sampled_from(LossRule), steps)
 def test_statements_add_up_to_the_counter_through_everything(policy, rule, steps):
     """Restart, resize, new and removed children, gaps: the sum of the records is the counter's difference."""

@@ -105,7 +105,7 @@ def test_a_short_pulse_is_not_skipped_for_what_follows_it():
     assert ahead(plan, 105.0, SONNEN) == (-500.0, 112.0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from([nan, 0.0, 100.0, -200.0])), min_size=2, max_size=6,
                 unique_by=lambda x: x[0]), st.floats(0, 12), st.floats(0, 12))
 def test_orders_come_in_the_order_of_the_plan_and_never_too_early(steps, start, change):
