@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from std_srvs.srv import Trigger
 
 from bess.msg import SystemState
 from bess.srv import ClearFault
+from bess_sim.control_client import DeviceControl
 
 LEASE_S = 2.0  # longest lease on the way to an inverter, and its own revert timer
 FROZEN_S = 2.0
@@ -23,6 +25,38 @@ SETTINGS = [word for setting in (
     f'site.heartbeat_timeout={SILENT_S}') for word in ('--set', setting)]
 
 
+class House:
+    """A load that is never quite still, as no house is: at a constant power a battery that tells amperes with one digit
+    looks frozen after `FROZEN_S`."""
+
+    def __init__(self, site: RunningSite) -> None:
+        self._world = DeviceControl(site.device('world').path)
+        self._lock, self._stop, self._power = threading.Lock(), threading.Event(), 0.0
+        self._thread = threading.Thread(target=self._live, name='house', daemon=True)
+
+    def set(self, house_power: float, pv_power: float) -> None:
+        """W, magnitudes; from now on."""
+        with self._lock:
+            self._power = house_power
+            self._world.set(house_power=house_power, pv_power=pv_power)
+
+    def _live(self) -> None:
+        sign = 1.0
+        while not self._stop.wait(0.25 * FROZEN_S):
+            sign = -sign
+            with self._lock:
+                self._world.set(house_power=self._power + 60.0 * sign)
+
+    def __enter__(self) -> House:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._world.close()
+
+
 @pytest.fixture(scope='module')
 def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     """The demo site without recorder and dashboard."""
@@ -30,12 +64,19 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSit
         yield running
 
 
+@pytest.fixture(scope='module')
+def house(shared_site: RunningSite) -> Iterator[House]:
+    """What it supplies."""
+    with House(shared_site) as made:
+        yield made
+
+
 @pytest.fixture
-def site(shared_site: RunningSite) -> RunningSite:
-    """The site in RUN, without a fault, discharging into a constant load."""
+def site(shared_site: RunningSite, house: House) -> RunningSite:
+    """The site in RUN, without a fault, discharging into a load."""
     world = shared_site.device('world')
     world.clear()
-    world.set(house_power=2000.0, pv_power=0.0)
+    house.set(2000.0, 0.0)
     for driver in DRIVERS:
         shared_site.clear(driver)
     shared_site.wait_for(lambda: not shared_site.fault_ids(), 5.0, 'no fault')
@@ -112,9 +153,9 @@ def test_meter_lost_puts_self_consumption_to_zero_and_it_comes_back(site: Runnin
     ('unit_b', 'bms_b', 'over_temperature', 'overtemp'),
 ])
 def test_plant_out_of_bounds_stops_charging_and_says_so(
-        site: RunningSite, unit: str, bms: str, fault: str, named: str) -> None:
+        site: RunningSite, house: House, unit: str, bms: str, fault: str, named: str) -> None:
     world = site.device('world')
-    world.set(house_power=300.0, pv_power=2800.0)
+    house.set(300.0, 2800.0)
     site.wait_for(lambda: site.inverter_powers()[unit] > 300.0, SETTLE_S, 'charging')
     world.inject(fault, unit=unit, index=1)
     try:
@@ -123,7 +164,7 @@ def test_plant_out_of_bounds_stops_charging_and_says_so(
         print(f'{unit} {fault}: {site.fault_ids()}, {site.trace().text}')
     finally:
         world.clear()
-    world.set(house_power=2000.0, pv_power=0.0)
+    house.set(2000.0, 0.0)
     site.wait_for(lambda: not site.faults(bms), 8.0, 'the cause is gone')
     answer = site.call(ClearFault, f'{bms}/clear_fault', id='')
     assert answer.accepted or 'no' in answer.message, answer.message

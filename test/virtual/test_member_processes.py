@@ -54,7 +54,7 @@ class Processes:
         self.graph, self.folder = graph, folder
         self.file = folder / 'site.yaml'
         self.file.write_text(text)
-        self.env = {**os.environ, 'PYTHONPATH': str(target)}
+        self.env = {**os.environ, 'PYTHONPATH': str(target), 'PYTHONFAULTHANDLER': '1'}
         self.running: dict[str, Any] = {}
         self.heard = {n: graph.listen(BatteryStatus, f'{n}/status', qos.MEASUREMENT) for n in names}
 
@@ -108,7 +108,12 @@ class Processes:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         for process in self.running.values():
-            process.wait(LONG_S)
+            try:
+                process.wait(LONG_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # it tells where each of its threads is
+                process.wait(LONG_S)
+                raise
 
 
 @pytest.fixture
