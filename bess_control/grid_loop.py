@@ -194,8 +194,10 @@ class GridLoop:
         self._history.append((now, wanted))
         while len(self._history) > 1 and self._history[1][0] <= now - p.settle_s:
             self._history.popleft()
-        values = [w for _, w in self._history]
-        quiet = max(values) - min(values) <= max(20.0, 2.0 * p.dead_band, 0.02 * abs(wanted))
+        low = high = wanted
+        for _, value in self._history:
+            low, high = min(low, value), max(high, value)
+        quiet = high - low <= max(20.0, 2.0 * p.dead_band, 0.02 * abs(wanted))
         seen_long_enough = self._history[0][0] <= now - p.settle_s
         if not (quiet and seen_long_enough) or abs(error) <= p.dead_band:
             return

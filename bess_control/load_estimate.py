@@ -100,14 +100,18 @@ class LoadEstimator:
         """Least and greatest battery power that may have been flowing when the meter measured."""
         since = measured_at - self.delay_s
         _forget(self._powers, since)
-        powers = [power for _, power in self._powers]
-        if not powers:
-            return inf, -inf
+        low, high = inf, -inf
+        for _, power in self._powers:
+            low, high = min(low, power), max(high, power)
+        if not self._powers:
+            return low, high
         # Between the last reading and now the battery moves from there towards its orders.
         _forget(self._orders, since - period)
         settled = now - self.settle_s
-        powers += [power for given, power in self._orders if given > settled]
-        return min(powers), max(powers)
+        for given, power in self._orders:
+            if given > settled:
+                low, high = min(low, power), max(high, power)
+        return low, high
 
 
 def _forget(history: deque[tuple[float, float]], since: float) -> None:

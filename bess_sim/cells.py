@@ -437,7 +437,10 @@ class CellBank:
         What a BMS can tell, and cheap; `stored_energy` is the exact sum (about 0.1 % apart).
         """
         n = self.sizes[row]
-        level = sum(self.charge[row, :n].tolist()) / self._full_charge[row]
+        charge = 0.0
+        for cell in self.charge[row, :n].tolist():
+            charge += cell
+        level = charge / self._full_charge[row]
         curve = self._curves[row]
         k = min(int(level * GRID), GRID - 1)
         whole = curve[k] + (curve[k + 1] - curve[k]) * (level * GRID - k)

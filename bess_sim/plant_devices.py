@@ -68,7 +68,8 @@ class PlantBattery(PlantDevice):
         p = self.plant.pack(self.unit)
         charge = p.max_charge_current if p.charge_switch else 0.0
         discharge = p.max_discharge_current if p.discharge_switch else 0.0
-        low, high = min(p.cells), max(p.cells)
+        low, high, lowest, highest = _extremes(p.cells)
+        coldest, hottest, _, _ = _extremes(p.temperatures)
         return BatteryReading(
             time=now, newest=now,
             mode=Mode.CHARGING if p.current > IDLE_A else Mode.DISCHARGING if p.current < -IDLE_A else Mode.IDLE,
@@ -76,10 +77,10 @@ class PlantBattery(PlantDevice):
             voltage=p.voltage, current=p.current, power=p.voltage * p.current, charge=p.charge,
             charge_full=p.charge_full, energy=p.energy, energy_full=p.energy_full, max_charge_current=charge,
             max_discharge_current=discharge, max_charge_power=charge * p.voltage,
-            max_discharge_power=discharge * p.voltage, soc=p.soc, soh=p.soh, temperature=max(p.temperatures),
-            temperature_min=min(p.temperatures), cell_voltage_min=low, cell_voltage_max=high,
-            cell_voltage_min_index=p.cells.index(low), cell_voltage_max_index=p.cells.index(high),
-            cells=p.cells, temperatures=p.temperatures, balancing=p.balancing)
+            max_discharge_power=discharge * p.voltage, soc=p.soc, soh=p.soh, temperature=hottest,
+            temperature_min=coldest, cell_voltage_min=low, cell_voltage_max=high, cell_voltage_min_index=lowest,
+            cell_voltage_max_index=highest, cells=p.cells, temperatures=p.temperatures,
+            balancing=p.balancing)
 
     def set_contactor(self, charge: bool, discharge: bool) -> None:
         """Open or close the paths."""
@@ -88,6 +89,18 @@ class PlantBattery(PlantDevice):
     def set_balancing(self, cells: tuple[bool, ...]) -> None:
         """Bleed these cells; () gives balancing back to the pack."""
         self.plant.set_balancing(self.unit, cells)
+
+
+def _extremes(values: tuple[float, ...]) -> tuple[float, float, int, int]:
+    """Lowest and highest of at least one value, and which are the first of them."""
+    low = high = values[0]
+    at_low = at_high = 0
+    for k, value in enumerate(values):
+        if value < low:
+            low, at_low = value, k
+        if value > high:
+            high, at_high = value, k
+    return low, high, at_low, at_high
 
 
 _CONTACTOR = {

@@ -82,13 +82,18 @@ def weighted(pairs: list[tuple[float, float]]) -> float:
 
 def known_sum(values: list[float]) -> float:
     """Sum of what is known; NaN when nothing is."""
-    total = sum(values)
-    if not isnan(total):
-        return total if values else nan
+    total = plain_sum(values)
+    if not isnan(total) or not values:
+        return total
     known = [v for v in values if not isnan(v)]
     return sum(known) if known else nan
 
 
 def plain_sum(values: list[float]) -> float:
     """Plain sum: one unknown member makes it unknown."""
-    return sum(values) if values else nan
+    if not values:
+        return nan
+    total = 0.0
+    for value in values:
+        total += value
+    return total

@@ -55,11 +55,18 @@ def flows(parts: Sequence[float]) -> list[Flow]:
     siblings, whose power all went there; the other way round when the source is discharging. So the sums of
     `taken` and `given` are the source's, and the sums of `moved_in` and `moved_out` are equal.
     """
-    up, down = fsum(p for p in parts if p > 0), -fsum(p for p in parts if p < 0)
+    up, down = _exact([p for p in parts if p > 0]), -_exact([p for p in parts if p < 0])
     through_up = (up - down) / up if up > down else 0.0
     through_down = (down - up) / down if down > up else 0.0
     return [Flow(p * through_up, 0.0, p * (1 - through_up), 0.0) if p > 0
             else Flow(0.0, -p * through_down, 0.0, -p * (1 - through_down)) for p in parts]
+
+
+def _exact(values: list[float]) -> float:
+    """`fsum`, which two finite numbers do not need: their sum is rounded once."""
+    if len(values) > 2:
+        return fsum(values)
+    return 0.0 if not values else values[0] if len(values) == 1 else values[0] + values[1]
 
 
 def divide_loss(rule: LossRule, loss: float, through: Sequence[Flow], fractions: Sequence[float]) -> list[float]:
