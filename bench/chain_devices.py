@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from math import inf, nan
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ class Loop:
     def __init__(self, plant: Plant, tick: float) -> None:
         self.plant, self.tick = plant, tick
         self.now = 0.0
-        self.queue: deque[tuple[Listener, Any]] = deque()
+        self.queue: list[tuple[Listener, Any]] = []
         self.posted: list[tuple[Listener, Any]] = []
         self._topics: dict[str, list[Listener]] = {}
         self._phases: list[list[tuple[int, Callable[[], None]]]] = [[], [], [], []]
@@ -57,14 +56,13 @@ class Loop:
 
     def run(self, k: int) -> None:
         """Tick number `k`: phase by phase, each until nothing is left to handle."""
-        queue = self.queue
         for phase in self._phases:
             for count, fn in phase:
                 if k % count == 0:
                     fn()
-            while queue or self.posted:
-                for _ in range(len(queue)):
-                    listener, value = queue.popleft()
+            while self.queue or self.posted:
+                queue, self.queue = self.queue, []
+                for listener, value in queue:
                     listener(value)
                 posted, self.posted = self.posted, []
                 for listener, value in posted:
