@@ -25,6 +25,10 @@ def measure(hours: float = 24.0) -> list[Figure]:
     """CPU times of a day at a 1 s tick, and how far the energies differ."""
     subprocess.run([sys.executable, str(ROOT / 'tools' / 'build_native.py')], check=True)
     runs = {(way, tree): simulated(way, tree, hours) for tree in (NATIVE, ROOT) for way in ('chain', 'graph')}
+    # A shared machine is a third slower for some seconds: of what takes so long, the middle one of three.
+    chains = sorted([runs['chain', NATIVE], *(simulated('chain', NATIVE, hours) for _ in range(2))],
+                    key=lambda run: float(run['cpu_s']))
+    runs['chain', NATIVE] = chains[1]
     if any(result['compiled'] != (tree == NATIVE) for (_, tree), result in runs.items()):
         raise RuntimeError('compiled and plain modules were taken for each other')
     graph = runs['graph', ROOT]
@@ -34,7 +38,7 @@ def measure(hours: float = 24.0) -> list[Figure]:
     return [
         Figure('simulated day through the node graph', seconds['graph', NATIVE], 's', 120.0),
         Figure('simulated day through the node graph, not compiled', seconds['graph', ROOT], 's'),
-        Figure('simulated day through the pure chain', seconds['chain', NATIVE], 's', 10.0),
+        Figure('simulated day through the pure chain, median of three', seconds['chain', NATIVE], 's', 10.0),
         Figure('simulated day through the pure chain, not compiled', seconds['chain', ROOT], 's'),
         Figure('simulated day: energy difference graph / chain', difference, 'relative', 1e-6),
         Figure('simulated day: limit violations', float(max(r['limit_violations'] for r in runs.values())), '', 0.0),
