@@ -31,7 +31,7 @@ from bess.msg import (
 from bess.srv import AdoptCurve, SetPower, SetPowerSchedule
 from bess_core import qos
 from bess_core.clock import join_stamp
-from bess_core.convert import HEADER, battery_from_msg, converter_from_msg, meter_from_msg, order_from_msg, split
+from bess_core.convert import HEADER, battery_from_msg, converter_from_msg, meter_from_msg, order_from_msg, stamp_parts
 from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.messages import floats, maker, same
@@ -66,6 +66,7 @@ class MeterlessParams(ModeParams):
     """As `ModeParams`, for modes that can do without a meter."""
 
     meter: str = param('', doc='meter at the grid connection; empty = none', ref='meter')
+
 
 _proposal = maker(PowerProposal, 'p, sec, nanosec, frame', {
     **HEADER, **floats(PowerProposal, 'p'), **same('p', 'source', 'battery', 'reason'), 'priority': 'int(p.priority)'})
@@ -296,7 +297,7 @@ class ModeNode(BessNode):
 
     def _publish(self, proposal: Proposal) -> None:
         made = proposal.time if isfinite(proposal.time) else self.clock.now()
-        self._proposals.give(_proposal(proposal, *split(self.clock, made), ''))
+        self._proposals.give(_proposal(proposal, *stamp_parts(self.clock, made), ''))
 
     def _tell_state(self, off: bool = False) -> None:
         """State and outputs, when they changed or their time has come."""
@@ -309,7 +310,7 @@ class ModeNode(BessNode):
             values = getattr(mode, 'values', {})
             self._state.give(_mode_state(
                 self.name, type(mode).__name__, *said, list(values), array('d', map(float, values.values())),
-                *split(self.clock, now), ''))
+                *stamp_parts(self.clock, now), ''))
         if not off:
             self._outputs.drive(getattr(mode, 'outputs', {}), due, now)
 

@@ -11,7 +11,7 @@ from std_srvs.srv import Trigger
 
 from bess.msg import BatteryStatus, DecisionStep, DecisionTrace, MeterStatus, PowerProposal, SystemState
 from bess_core import qos
-from bess_core.convert import HEADER, battery_from_msg, meter_from_msg, sent_at, split
+from bess_core.convert import HEADER, battery_from_msg, meter_from_msg, sent_at, stamp_parts
 from bess_core.files import replace_file
 from bess_core.log import Refusals
 from bess_core.messages import compiled, floats, maker, same
@@ -175,7 +175,7 @@ class PowerManagerNode(BessNode):
             decision.sent = decision.granted
         self._was_asked = asked
         if self._trace.get_subscription_count():
-            self._trace.give(_trace(decision, *split(self.clock, decision.time), ''))
+            self._trace.give(_trace(decision, *stamp_parts(self.clock, decision.time), ''))
         self._watch()
 
     def _watch(self) -> None:

@@ -92,7 +92,7 @@ _read_meter = _reader(
     '(*m._phase_power.tolist(),)', '')
 
 
-def split(clock: Clock, at: float) -> tuple[int, int]:
+def stamp_parts(clock: Clock, at: float) -> tuple[int, int]:
     """Seconds and nanoseconds of the stamp of a site time; zero for "never"."""
     return (0, 0) if at == _NEVER else split_stamp(clock.to_wall(at))
 
@@ -106,7 +106,7 @@ def stamp(clock: Clock, at: float) -> Time:
 
 def set_stamp(time: Time, clock: Clock, at: float) -> None:
     """Make `time` the stamp of a site time, in place; zero for "never"."""
-    sec, nanosec = split(clock, at)
+    sec, nanosec = stamp_parts(clock, at)
     if time._sec != sec:
         time.sec = sec
     time._nanosec = nanosec  # below 1e9 by `split_stamp`
@@ -146,9 +146,9 @@ def order_from_msg(m: PowerSetpoint, clock: Clock) -> tuple[float, float, float,
 
 def battery_to_msg(reading: BatteryReading, clock: Clock, name: str = '') -> BatteryStatus:
     """`BatteryStatus` of a reading."""
-    sec, nanosec = split(clock, reading.time)
-    newest_sec, newest_nanosec = (sec, nanosec) if reading.newest == reading.time else split(clock, reading.newest)
-    return _new_battery(reading, name, sec, nanosec, newest_sec, newest_nanosec, *split_stamp(reading.next_change))
+    sec, nanosec = stamp_parts(clock, reading.time)
+    newest = (sec, nanosec) if reading.newest == reading.time else stamp_parts(clock, reading.newest)
+    return _new_battery(reading, name, sec, nanosec, *newest, *split_stamp(reading.next_change))
 
 
 def battery_from_msg(message: BatteryStatus, clock: Clock) -> BatteryReading:
@@ -207,7 +207,7 @@ def battery_to_state(reading: BatteryReading, clock: Clock, name: str = '') -> B
 
 def converter_to_msg(reading: ConverterReading, clock: Clock, name: str = '') -> InverterStatus:
     """`InverterStatus` of a reading."""
-    return _new_converter(reading, name, *split(clock, reading.time))
+    return _new_converter(reading, name, *stamp_parts(clock, reading.time))
 
 
 def converter_from_msg(message: InverterStatus, clock: Clock) -> ConverterReading:
@@ -217,7 +217,7 @@ def converter_from_msg(message: InverterStatus, clock: Clock) -> ConverterReadin
 
 def meter_to_msg(reading: MeterReading, clock: Clock, name: str = '') -> MeterStatus:
     """`MeterStatus` of a reading."""
-    return _new_meter(reading, name, *split(clock, reading.time))
+    return _new_meter(reading, name, *stamp_parts(clock, reading.time))
 
 
 def meter_from_msg(message: MeterStatus, clock: Clock) -> MeterReading:
@@ -249,7 +249,7 @@ def io_to_msg(reading: IoReading, clock: Clock, name: str, holdings: Mapping[str
 def climate_to_msg(reading: ClimateReading, clock: Clock, name: str, source: str,
                    lease_remaining: float) -> ClimateStatus:
     """`ClimateStatus` of a reading."""
-    return _new_climate(reading, name, *split(clock, reading.time), source, float(lease_remaining))
+    return _new_climate(reading, name, *stamp_parts(clock, reading.time), source, float(lease_remaining))
 
 
 def describe(message: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
 
+from .cdr import encoder
 from .messages import copier
 
 Callback = Callable[[Any], object]
@@ -51,7 +52,7 @@ class LocalPublisher:
         self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
         self.last = deque[Any](maxlen=profile.depth or 1 if self.transient else 0)
         self.listeners: list[LocalSubscription] = []
-        self._copy = copier(msg_type)
+        self._copy, self._untried = copier(msg_type), encoder(msg_type)
 
     def publish(self, msg: Any) -> None:
         """Queue a message, or the bytes of one, for all who listen. Raises TypeError for another type."""
@@ -60,9 +61,16 @@ class LocalPublisher:
         self.give(self._copy(msg) if type(msg) is self.msg_type and (self.listeners or self.transient) else msg)
 
     def give(self, msg: Any) -> None:
-        """Queue a message that its sender does not change any more. Raises TypeError for another type."""
+        """Queue a message that its sender does not change any more. Raises TypeError for another type.
+
+        The first one is encoded, as on a running site each is: a plug-in that fills a field with what it cannot hold
+        is found out by `bess_core.cdr.encoder`, with its errors.
+        """
         if type(msg) is not self.msg_type:
             raise TypeError(f'{self.topic_name}: expected {self.msg_type.__name__}, got {type(msg).__name__}')
+        if self._untried is not None:
+            self._untried(msg)
+            self._untried = None
         if self.transient:
             self.last.append(msg)
         for listener in self.listeners:

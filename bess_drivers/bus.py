@@ -116,26 +116,21 @@ class InlineBus:
 
     def run_due(self) -> float:
         """Run waiting orders and due polls once; the site time at which the next poll is due."""
-        clients = self._clients
-        for client in clients:
-            if client.orders:
-                if client.has_order(self._clock.now()):
-                    self._run_orders(client)
-                else:
-                    self._drop_expired(client)
+        for client in self._clients:
+            if client.has_order(self._clock.now()):
+                self._run_orders(client)
+            elif client.orders:
+                self._drop_expired(client)
         nxt = inf
-        for client in clients if len(clients) == 1 else sorted(clients, key=_due):
+        for client in sorted(self._clients, key=attrgetter('due')):
             now = self._clock.now()
-            for other in self._clients:
-                if other.orders and other.has_order(now):
-                    return now  # orders first
+            if any(c.has_order(now) for c in self._clients):
+                return now  # orders first
             if client.due <= now + 1e-9:
                 self._visit(client, now)
             nxt = min(nxt, client.due)
-        for client in self._clients:
-            if client.orders and client.is_open:
-                nxt = min((nxt, *(o.not_before for o in client.waiting())))
-        return min(nxt, self._slow_one())
+        waiting = [o.not_before for c in self._clients if c.is_open for o in c.waiting()]
+        return min(nxt, *waiting, self._slow_one())
 
     def _slow_one(self) -> float:
         """One slow request of the device whose turn it is; the site time at which the next is due."""
@@ -255,9 +250,6 @@ class InlineBus:
             client.device.close()
         except Exception as error:  # noqa: BLE001 - as above
             client.counters.count(_defect(error))
-
-
-_due = attrgetter('due')
 
 
 def _defect(error: Exception) -> DeviceError:

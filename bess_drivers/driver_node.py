@@ -44,14 +44,9 @@ QUALITY_S = 0.1  # how often the age of the last reading is looked at
 
 def _still(a: Any, b: Any) -> bool:
     """Equal; NaN, which equals nothing, counts as equal: a phase that is not measured would look as if it moved."""
-    if type(a) is not tuple or type(b) is not tuple:
-        return bool(a == b) or (a != a and b != b)
-    moved = len(a) != len(b)
-    for x, y in zip(a, b, strict=False):
-        if moved:
-            break
-        moved = x is not y and x != y and not _still(x, y)
-    return not moved
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_still, a, b))
+    return bool(a == b) or (a != a and b != b)
 
 
 class DriverNode(BessNode):

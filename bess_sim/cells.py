@@ -438,7 +438,7 @@ class CellBank:
         """
         n = self.sizes[row]
         charge = 0.0
-        for cell in self.charge[row, :n].tolist():
+        for cell in self.charge[row, :n].tolist():  # not `sum`: see `bess_virtual.aggregate_values.plain_sum`
             charge += cell
         level = charge / self._full_charge[row]
         curve = self._curves[row]

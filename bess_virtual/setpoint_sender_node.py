@@ -6,7 +6,7 @@ from math import inf
 
 from bess.msg import PowerSetpoint
 from bess_core import qos
-from bess_core.convert import HEADER, split
+from bess_core.convert import HEADER, stamp_parts
 from bess_core.leases import Numbers
 from bess_core.messages import maker
 from bess_core.node import BessNode
@@ -26,7 +26,7 @@ class SetpointSender:
         """Order a power (W, + = charging) for at most `lease` s."""
         self._publisher.give(_setpoint(
             self._node.name, float(power), float(reactive_power), float(min(self._lease, lease)), term,
-            self._numbers.next(), *split(self._node.clock, now), ''))
+            self._numbers.next(), *stamp_parts(self._node.clock, now), ''))
 
     def close(self) -> None:
         """Destroy the publisher."""

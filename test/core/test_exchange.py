@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def test_what_is_given_away_is_not_copied() -> None:
     assert len(got) == 2 and all(m is message for m in got)
     with pytest.raises(TypeError, match='expected PowerSetpoint, got Heartbeat'):
         publisher.give(Heartbeat())
+
+
+@pytest.mark.parametrize(('field', 'value'), [('_source', None), ('_term', -1), ('_term', 2**64), ('_power', 'x')])
+def test_a_field_that_cannot_hold_its_value_is_found_out(field: str, value: Any) -> None:
+    exchange = Exchange()
+    got, publisher = heard(exchange, '/x', qos.EVENT), exchange.publisher(PowerSetpoint, '/x', qos.EVENT)
+    bad = PowerSetpoint(power=1.0)
+    setattr(bad, field, value)
+    for _ in range(2):  # not only once
+        with pytest.raises((AttributeError, struct.error)):
+            publisher.give(bad)
+    publisher.give(PowerSetpoint(power=2.0))
+    exchange.deliver()
+    assert got == [2.0]
 
 
 def test_what_is_sent_meanwhile_waits_for_the_next_round() -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,35 @@ def test_no_simulated_call_is_lost_and_none_drifts(periods: list[float], end: fl
         assert [t.index for t in ticks] == list(range(1, len(ticks) + 1))
         assert abs(len(ticks) - end / period) <= 1.0
         assert all(t.due == pytest.approx(t.index * period, rel=1e-12) for t in ticks)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5]), st.sampled_from([0.5, 1.0, 2.0]), st.integers(0, 2),
+                          st.none() | st.sampled_from([2.0, 3.0, 4.5])), max_size=8))
+def test_simulated_calls_come_in_the_order_of_time_phase_and_making(work: list[Any]) -> None:
+    """Each: when it is made, its period and phase, and from when on it is cancelled. Times are exact."""
+    clock = SimClock()
+    ticker, made = SimTicker(clock), list[tuple[float, int, int]]()
+    steps = sorted({0.0, 6.0} | {m for m, *_ in work} | {c for *_, c in work if c is not None})
+    handles: dict[int, Any] = {}
+    for step in steps:
+        conduct(ticker, step)
+        clock.set(max(step, clock.now()))
+        for number, (at, period, phase, cancelled) in enumerate(work):
+            if at == step:
+                def call(tick: Tick, number: int = number, phase: int = phase) -> None:
+                    assert tick.due == clock.now()
+                    made.append((tick.due, phase, number))
+
+                handles[number] = ticker.every(period, call, phase=phase)
+            if cancelled == step and number in handles:
+                handles[number].cancel()
+    # Those that begin later were made later; with the same number as above only where they begin together.
+    order = {number: k for k, number in enumerate(handles)}
+    expected = sorted(
+        (start + k * period, phase, order[number]) for number, (start, period, phase, cancelled) in enumerate(work)
+        for k in range(1, 13) if start + k * period <= (
+            6.0 if cancelled is None or cancelled < start else cancelled))
+    assert [(at, phase, order[number]) for at, phase, number in made] == expected
 
 
 def test_a_simulated_year_does_not_drift() -> None:
