@@ -323,8 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 administrator.end()
             container.close()
             alive.stop()
-            runtime.executor.remove_node(logs)
-            logs.destroy_node()
+            runtime.drop(logs)
             logging.getLogger(log.ROOT).handlers.clear()
     return 0
 

@@ -6,10 +6,13 @@ context down before safe setpoints can go out, and a process that exits while a 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,6 +23,23 @@ import rclpy
 from rclpy.experimental import EventsExecutor  # type: ignore[attr-defined]
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
+
+END_S = 10.0  # how long the middleware may take to end; it takes some ms
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End the process with code 1, and its stacks on stderr, when the middleware does not end in `END_S`.
+
+    It can wait for ever: Fast DDS 2.14 takes its listener away (`set_listener`) while its discovery thread waits for a
+    lock of the same participant, when another process leaves at that moment. It turns round and round then and holds
+    the GIL, so that no thread or signal handler of Python would see it.
+    """
+    faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__ or 2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Runtime:
@@ -71,13 +91,20 @@ class Runtime:
             self.executor.spin_until_future_complete(self.stopped, timeout_sec=min(left, 0.02))
         return reached
 
+    def drop(self, node: Any) -> None:
+        """Take a node out and destroy it; with the last one of a process goes the middleware."""
+        with _bounded():
+            self.executor.remove_node(node)
+            node.destroy_node()
+
     def close(self) -> None:
         """Shut down; idempotent."""
         if self._ended:
             return
         self._ended = True
-        self.executor.shutdown()
-        rclpy.try_shutdown()  # type: ignore[attr-defined]
+        with _bounded():
+            self.executor.shutdown()
+            rclpy.try_shutdown()  # type: ignore[attr-defined]
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -179,8 +179,7 @@ def _run(runtime: Runtime, site: site_module.Site, names: list[str], args: argpa
         runtime.spin()
     finally:
         ticker.stop()
-        runtime.executor.remove_node(node)
-        node.destroy_node()
+        runtime.drop(node)
     if time.monotonic() >= restart_at and runtime.signal == 0:
         print(f'{label}: the site restarts', flush=True)
         return SITE_RESTART

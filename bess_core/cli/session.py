@@ -337,8 +337,7 @@ def open_session(timeout_s: float = TIMEOUT_S, *, name: str = 'bess_cli') -> Ite
         try:
             yield Session(runtime, node, timeout_s)
         finally:
-            runtime.executor.remove_node(node)
-            node.destroy_node()
+            runtime.drop(node)
 
 
 def load_plugin(group: str, name: str) -> Any:

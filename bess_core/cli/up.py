@@ -139,9 +139,8 @@ class _Up:
                 shown.close()
                 ticker.stop()
                 supervisor.stop()
-                runtime.executor.remove_node(node)
-                node.destroy_node()
                 self._stop_bench()
+                runtime.drop(node)
         summary.faults_seen |= supervisor.faults
         result = summary.result(active)
         if not self.args.json:
