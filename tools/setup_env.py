@@ -79,8 +79,8 @@ def steps() -> list[list[list[Step]]]:
     What was installed into other packages is installed again.
     """
     pinned = fingerprint([ROOT / 'requirements' / f'{n}.txt' for n in REQUIREMENTS], f'{sys.version} {ROOT}')
-    generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*'), ROOT / 'CMakeLists.txt',
-                             ROOT / 'package.xml'], generators())
+    generated = fingerprint([*interface_files(), *ROOT.glob('cmake/*.cmake'), *ROOT.glob('cmake/*/*.py'),
+                             ROOT / 'CMakeLists.txt', ROOT / 'package.xml'], generators())
     metadata = fingerprint([ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')], pinned)
     bridge = fingerprint([ROOT / 'requirements' / 'iec61850.txt', *ROOT.glob('iec61850_bridge/py*'),
                           *ROOT.glob('iec61850_bridge/*.py')], pinned)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from math import isnan
 
 import pytest
+from counting import calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,16 +68,15 @@ def test_a_short_block_is_no_block() -> None:
             decoder.decode(wrong)
 
 
-def test_1000_points_take_about_a_millisecond() -> None:
-    """`make bench` holds the figure (under 1 ms); here ten times that, for a loaded machine."""
+def test_1000_points_are_decoded_by_the_block() -> None:
+    """Numpy across points: work for each of the few reads, not for each point (`make bench` has the time)."""
     section = ModbusKeys()
     points = [make(f'p{i}', PointKeys(scale=0.1, range=(-1e9, 1e9)), ModbusPlace(address=2 * i, type='f32'), (0, 0),
                    1.0) for i in range(1000)]
     plan = [(b, BlockDecoder(b, section, lambda _: 1.0, False)) for b in blocks(points, section)]
-    times = []
-    for _ in range(30):
-        start = time.thread_time()
+
+    def decode() -> None:
         for block, decoder in plan:
             decoder.decode([0x4248, 0x0000] * (block.span.count // 2))
-        times.append(time.thread_time() - start)
-    assert min(times) < 0.010
+
+    assert len(plan) < 20 and calls(decode) < 20 * len(plan)

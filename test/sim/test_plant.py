@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from math import exp, hypot, isnan, nan
 
 import pytest
+from counting import calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -283,13 +283,7 @@ def test_shared_memory_shows_the_same_samples_and_passes_orders_on() -> None:
 
 
 def test_a_step_is_quick() -> None:
-    """The goal is 60 us on an idle machine; the bound leaves room for a busy one."""
+    """Numpy across packs and cells: few calls."""
     p = two()
     p.set_inverter('lfp', 1500.0, 0.0)
-    best = float('inf')
-    for _ in range(5):
-        begin = time.process_time()
-        for _ in range(1000):
-            p.step(1.0)
-        best = min(best, (time.process_time() - begin) / 1000)
-    assert best < 200e-6
+    assert calls(lambda: p.step(1.0)) < 120

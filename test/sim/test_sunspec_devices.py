@@ -9,6 +9,7 @@ from math import isnan, nan
 from typing import Any
 
 import pytest
+from counting import calls
 from sunspec2.modbus.client import SunSpecModbusClientDeviceTCP
 
 from bess_sim.device_faults import DeviceFaults
@@ -325,14 +326,7 @@ def test_scales_of_large_devices() -> None:
 
 def test_reads_are_cheap() -> None:
     device, _, _ = der()
-    best = min(_seconds(lambda: device.read(3, S701, 125)) for _ in range(20))
-    assert best < 0.002  # measured: about 20 us; a rebuilt image would take several ms
-
-
-def _seconds(call: object) -> float:
-    started = time.perf_counter()
-    call()  # type: ignore[operator]
-    return time.perf_counter() - started
+    assert calls(lambda: device.read(3, S701, 125)) < 200  # the image is kept, not made anew
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from math import isnan, nan
 
 import pytest
+from counting import calls
 
 from bess_core.values import (
     Alarm,
@@ -141,10 +141,5 @@ def test_alarms_of_both():
 
 
 def test_cost():
-    times = []
-    for _ in range(7):
-        start = time.thread_time()
-        for _ in range(50):
-            merge(BMS, CONV, NOW, Ages(), PARAMS)
-        times.append((time.thread_time() - start) / 50)
-    assert min(times) < 60e-6
+    """Called for every reading: few steps."""
+    assert calls(lambda: merge(BMS, CONV, NOW, Ages(), PARAMS)) < 50
