@@ -25,10 +25,16 @@ class PluginError(Exception):
 
 
 @cache
+def _installed() -> Any:  # a type of its own in Python 3.11
+    """Those of all groups: to find them takes a look into every installed distribution."""
+    return entry_points()
+
+
+@cache
 def available(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name. An ament install lists ours once per room: equal ones are one."""
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
+    for entry in _installed().select(group=group):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise PluginError(f'{group} {entry.name!r} is defined twice: {other.value} and {entry.value}')
@@ -45,3 +51,9 @@ def load(group: str, name: str) -> Any:
         return found[name].load()
     except Exception as error:
         raise PluginError(f'{group} {name!r} ({found[name].value}) cannot be loaded: {error}') from error
+
+
+def forget() -> None:
+    """Look again: packages were installed or removed meanwhile."""
+    for kept in (_installed, available, load):
+        kept.cache_clear()

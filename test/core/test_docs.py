@@ -82,15 +82,20 @@ def test_a_line_that_is_no_field_is_refused(tmp_path: Path) -> None:
         interface(tmp_path, '# A thing.\nfloat64\n')
 
 
-def test_carriers_are_found_in_the_code() -> None:
-    found = {(u.kind, u.type, u.name, u.owner) for u in contract.uses(ROOT)}
+@pytest.fixture(scope='module')
+def uses() -> Any:
+    return contract.uses(ROOT)
+
+
+def test_carriers_are_found_in_the_code(uses: Any) -> None:
+    found = {(u.kind, u.type, u.name, u.owner) for u in uses}
     assert ('serves', 'SetContactor', '~/set_contactor', 'battery driver') in found
     assert ('publishes', 'MeterStatus', '~/status', 'meter driver') in found
     assert ('reads', 'PowerProposal', '<site>/proposals', 'power manager') in found
 
 
-def test_every_service_of_the_contract_has_a_server_and_every_message_a_carrier() -> None:
-    used = {u.type for u in contract.uses(ROOT)}
+def test_every_service_of_the_contract_has_a_server_and_every_message_a_carrier(uses: Any) -> None:
+    used = {u.type for u in uses}
     files = [p for kind in ('msg', 'srv') for p in (ROOT / kind).iterdir()]
     own = {p.stem for p in files}
     text = '\n'.join(p.read_text(encoding='utf-8') for p in files)

@@ -16,10 +16,6 @@ from bess_core.site import known_types, resolve_type
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that installs a distribution with these entry points, for one test."""
-    def clear() -> None:
-        plugins.available.cache_clear()
-        plugins.load.cache_clear()
-
     def make(name: str, entry_points: str, module: str = '') -> None:
         folder = tmp_path / name
         info = folder / f'{name}-1.dist-info'
@@ -28,11 +24,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         (info / 'entry_points.txt').write_text(entry_points)
         (folder / f'module_of_{name}.py').write_text(module)
         monkeypatch.syspath_prepend(str(folder))
-        clear()
+        plugins.forget()
 
     yield make
     monkeypatch.undo()
-    clear()
+    plugins.forget()
 
 
 def test_ours_are_registered_the_same_way() -> None:

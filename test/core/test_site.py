@@ -379,8 +379,7 @@ def test_a_broken_plugin_is_a_message_of_the_site_file(tmp_path: Path, monkeypat
         '[bess.nodes]\nplain = bad_plugin_for_test:Empty\n')
     (folder / 'bad_plugin_for_test.py').write_text('class Empty:\n    pass\n')
     monkeypatch.syspath_prepend(str(folder))
-    for clear in (plugins.available.cache_clear, plugins.load.cache_clear):
-        clear()
+    plugins.forget()
     try:
         assert {'absent', 'empty', 'plain'} <= set(known_types())
         for name, pattern in (('absent', r"cannot be loaded: No module named 'no_such_module_here'"),
@@ -392,8 +391,7 @@ def test_a_broken_plugin_is_a_message_of_the_site_file(tmp_path: Path, monkeypat
             assert re.search(pattern, messages[0]), messages[0]
     finally:
         monkeypatch.undo()
-        for clear in (plugins.available.cache_clear, plugins.load.cache_clear):
-            clear()
+        plugins.forget()
 
 
 def _bess(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -53,11 +53,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The plug-in is on the path, and found by its entry point only."""
     monkeypatch.syspath_prepend(str(package / 'installed'))
-    for cached in (plugins.available, plugins.load):
-        cached.cache_clear()
+    plugins.forget()
     yield package
-    for cached in (plugins.available, plugins.load):
-        cached.cache_clear()
+    plugins.forget()
     for name in [n for n in sys.modules if n.split('.')[0] == 'bess_example']:
         del sys.modules[name]
 

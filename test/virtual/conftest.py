@@ -32,12 +32,8 @@ def example(example_target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     """The example package can be imported and its type `bucket` used, for one test."""
     from bess_core import plugins
 
-    def clear() -> None:
-        plugins.available.cache_clear()
-        plugins.load.cache_clear()
-
     monkeypatch.syspath_prepend(str(example_target))
-    clear()
+    plugins.forget()
     yield example_target
     monkeypatch.undo()
-    clear()
+    plugins.forget()
