@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import types
 import typing
@@ -94,9 +95,13 @@ class Spec:
         return _type_name(self.type) + unit
 
 
+#: Annotations are texts, which cost more to evaluate than all else in the check of a site file.
+_hints = functools.cache(typing.get_type_hints)
+
+
 def specs(cls: type) -> Iterator[Spec]:
     """Descriptions of all parameters of a dataclass, in order."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for f in dataclasses.fields(cls):
         required = f.default is MISSING and f.default_factory is MISSING
         default = None if required else f.default

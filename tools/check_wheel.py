@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-RUN_S, LIMIT_S = 8, 60.0
+RUN_S, LIMIT_S = 5, 120.0
 SCRIPTS = ('lib/bess/container', 'lib/bess/watchdog', 'bin/container', 'bin/bess')
 
 
@@ -44,6 +46,25 @@ def moved(site: dict[str, Any]) -> list[str]:
     return settings + [f'nodes.{name}.port=0' for name, entry in site['nodes'].items() if 'port' in entry]
 
 
+def run_site(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code and last line of a site that is ended `RUN_S` after all its nodes are active, whenever that is."""
+    last = ''
+    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as site:
+        timers = [threading.Timer(LIMIT_S, site.kill)]
+        timers[0].start()
+        for line in site.stdout or ():
+            print(line, end='', flush=True)
+            last = line
+            if 'nodes active after' in line:
+                timers.append(threading.Timer(RUN_S, site.send_signal, (signal.SIGINT,)))
+                timers[-1].start()
+        code = site.wait()
+        for timer in timers:
+            timer.cancel()
+    return code, last
+
+
 def main() -> int:
     """0 when the site ran with all its nodes."""
     venv = Path(sys.argv[1]).resolve()
@@ -59,15 +80,13 @@ def main() -> int:
     subprocess.run([str(venv / 'bin' / 'bess'), 'faults', 'explain', 'comm.silent'], check=True, env=environment,
                    stdout=subprocess.DEVNULL, timeout=LIMIT_S)  # the catalogue is part of it
     with tempfile.TemporaryDirectory(prefix='bess-wheel-') as state:
-        command = [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--for', str(RUN_S), '--json',
-                   '--table', 'off', *(word for setting in moved(site) for word in ('--set', setting))]
-        ran = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE,
-                             timeout=LIMIT_S, check=False)
-    if ran.returncode:
-        print(f'bess up ended with code {ran.returncode}', file=sys.stderr)
+        code, last = run_site(
+            [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--json', '--table', 'off',
+             *(word for setting in moved(site) for word in ('--set', setting))], environment)
+    if code:
+        print(f'bess up ended with code {code}', file=sys.stderr)
         return 1
-    result = json.loads(ran.stdout.splitlines()[-1])
-    print(f'wheel: {json.dumps(result)}')
+    result = json.loads(last)
     least = len(site['nodes'])
     if result['nodes_active'] < least or result['control_ticks'] < RUN_S:
         print(f'at least {least} nodes were to be active and to control', file=sys.stderr)
