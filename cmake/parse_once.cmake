@@ -3,5 +3,5 @@
 # the environment of a command and build as ever, only slower.
 if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
   set_property(GLOBAL PROPERTY RULE_LAUNCH_CUSTOM
-    "${CMAKE_COMMAND} -E env --modify PYTHONPATH=path_list_prepend:${CMAKE_CURRENT_SOURCE_DIR}/cmake/parse_once BESS_PARSED=${CMAKE_CURRENT_BINARY_DIR}/parsed")
+    "\"${CMAKE_COMMAND}\" -E env --modify \"PYTHONPATH=path_list_prepend:${CMAKE_CURRENT_SOURCE_DIR}/cmake/parse_once\" \"BESS_PARSED=${CMAKE_CURRENT_BINARY_DIR}/parsed\"")
 endif()

@@ -47,22 +47,22 @@ def moved(site: dict[str, Any]) -> list[str]:
 
 
 def run_site(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Exit code and last line of a site that is ended `RUN_S` after all its nodes are active, whenever that is."""
-    last = ''
+    """Exit code and summary (JSON) of a site that is ended `RUN_S` after all its nodes are active, whenever that is."""
+    summary = ''
     with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as site:
         timers = [threading.Timer(LIMIT_S, site.kill)]
         timers[0].start()
         for line in site.stdout or ():
             print(line, end='', flush=True)
-            last = line
+            summary = line if line.startswith('{') else summary
             if 'nodes active after' in line:
                 timers.append(threading.Timer(RUN_S, site.send_signal, (signal.SIGINT,)))
                 timers[-1].start()
         code = site.wait()
         for timer in timers:
             timer.cancel()
-    return code, last
+    return code, summary
 
 
 def main() -> int:
@@ -80,13 +80,13 @@ def main() -> int:
     subprocess.run([str(venv / 'bin' / 'bess'), 'faults', 'explain', 'comm.silent'], check=True, env=environment,
                    stdout=subprocess.DEVNULL, timeout=LIMIT_S)  # the catalogue is part of it
     with tempfile.TemporaryDirectory(prefix='bess-wheel-') as state:
-        code, last = run_site(
+        code, summary = run_site(
             [str(venv / 'bin' / 'bess'), 'up', 'home_demo', '--state', state, '--json', '--table', 'off',
              *(word for setting in moved(site) for word in ('--set', setting))], environment)
     if code:
         print(f'bess up ended with code {code}', file=sys.stderr)
         return 1
-    result = json.loads(last)
+    result = json.loads(summary)
     least = len(site['nodes'])
     if result['nodes_active'] < least or result['control_ticks'] < RUN_S:
         print(f'at least {least} nodes were to be active and to control', file=sys.stderr)
