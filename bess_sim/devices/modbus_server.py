@@ -136,13 +136,17 @@ class _Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    @property
+    def closing(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
     def data_received(self, data: bytes) -> None:
         if self.server.faults.on('disconnect'):
             self.abort()
             return
         self.buffer += data
         try:
-            while (parts := split_tcp(self.buffer)) is not None:
+            while not self.closing and (parts := split_tcp(self.buffer)) is not None:
                 frame, self.buffer = parts
                 self.server.answer(self, frame)
         except ValueError:

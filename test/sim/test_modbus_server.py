@@ -166,7 +166,9 @@ def test_hostile_header_closes_only_that_connection(
         assert ask(good, READ_2_AT_5, 13) == ANSWER
 
 
-def test_client_that_leaves_mid_frame_and_one_that_never_reads(server: ModbusDeviceServer) -> None:
+def test_client_that_leaves_mid_frame_and_one_that_never_reads(
+    server: ModbusDeviceServer, caplog: pytest.LogCaptureFixture
+) -> None:
     half = connect(server)
     half.sendall(bytes.fromhex(READ_2_AT_5)[:9])
     half.close()
@@ -179,6 +181,7 @@ def test_client_that_leaves_mid_frame_and_one_that_never_reads(server: ModbusDev
     with connect(server) as sock:
         assert ask(sock, READ_2_AT_5, 13) == ANSWER
     wait_for(lambda: not server.connections)
+    assert not caplog.records  # whoever was turned away is not answered any more
 
 
 def test_random_bytes_never_stop_the_server(server: ModbusDeviceServer) -> None:
