@@ -1,13 +1,14 @@
-"""What the generators of the interfaces share: a result that was kept is the one that was parsed."""
+"""What the generators of the interfaces do once: a result that was kept is the one that was parsed."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import em
 import pytest
 from rosidl_parser import parser
 
@@ -15,14 +16,24 @@ ROOT = Path(__file__).parents[2]
 INTERFACES = ('msg/BatteryStatus.idl', 'msg/DecisionTrace.idl', 'srv/ListSchedule.idl')
 
 
+TEMPLATE = """@# every kind of token, in texts that begin alike
+@[for name in names]@
+@{width = len(name)}@
+@[  if width > 3]long @(name)@[  elif width]short @name@[  else]@@none@[  end if]: @(width ? width ! 'no') letters
+@[end for]@
+@[def twice(x)]<@(x * 2)>@[end def]@
+@(twice(names[0]))@[while names]@{names.pop()}@[if len(names) == 1]@[break]@[end if].@[end while]
+"""
+
+
 @pytest.fixture
-def remember(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def parse_once(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.delenv('BESS_PARSED', raising=False)
     spec = importlib.util.spec_from_file_location('parse_once', ROOT / 'cmake/parse_once/sitecustomize.py')
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.remember  # type: ignore[no-any-return]
+    return module
 
 
 def plain(thing: Any) -> Any:
@@ -38,7 +49,8 @@ def plain(thing: Any) -> Any:
     return type(thing).__qualname__, plain(held)
 
 
-def test_kept_is_what_was_parsed(remember: Callable[..., Any], tmp_path: Path) -> None:
+def test_kept_is_what_was_parsed(parse_once: ModuleType, tmp_path: Path) -> None:
+    remember = parse_once.remember
     asked = []
 
     def parse(text: str, png_file: str | None = None) -> Any:
@@ -62,3 +74,24 @@ def test_kept_is_what_was_parsed(remember: Callable[..., Any], tmp_path: Path) -
         kept.write_bytes(kept.read_bytes()[:100])
     assert plain(again(short)) == first[2] and len(asked) == 3, 'half a result was taken'
     assert plain(again(short)) == first[2] and len(asked) == 3
+
+
+def test_a_token_that_was_kept_does_the_same(parse_once: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = [['power', 'soc', ''], ['a'], ['', 'energy', 'b', 'current']]
+    texts = [TEMPLATE, TEMPLATE[40:], TEMPLATE + 'end @(len(names))']
+    cases = [(text, names) for text in texts for names in given]
+    plainly = [em.expand(text, names=list(names)) for text, names in cases]
+    assert 'long power: 5 letters' in plainly[0] and '@none: no letters' in plainly[0] and '<powerpower>' in plainly[0]
+
+    read, reads = em.Scanner.one, []
+    one = parse_once.remember_tokens(lambda scanner: reads.append(scanner.buffer) or read(scanner))
+    monkeypatch.setattr(em.Scanner, 'one', one)
+    assert [em.expand(text, names=list(names)) for text, names in cases] == plainly
+    first = len(reads)
+    assert [em.expand(text, names=list(names)) for text, names in reversed(cases)] == plainly[::-1]
+    assert len(reads) == first, 'a text was read again'
+
+    for broken in ('@[for x in y]no end', '@(no end', '@[if x]@[end for]'):
+        for _ in range(2):
+            with pytest.raises(em.ParseError):
+                em.expand(broken)
