@@ -40,10 +40,11 @@ mkdir -p "$work/source"
 tar cf - --exclude=__pycache__ "${present[@]}" | tar xf - -C "$work/source"
 step 'build' "$root/.venv/bin/python" -m pip wheel "$work/source" --no-build-isolation --no-deps -w wheels
 wheel=$(ls wheels/bess-*.whl)
-step 'empty environment' "$root/.venv/bin/python" -m venv "$work/venv"
-step "install $(basename "$wheel") and what it requires" "$work/venv/bin/python" -m pip install --no-compile "$wheel"  # for one run
+step 'empty environment' "$root/.venv/bin/python" -m venv --without-pip "$work/venv"
+pip=("$root/.venv/bin/python" -m pip --python "$work/venv/bin/python")
 cd "$work"  # not the checkout: everything has to come from the wheel
-step 'requirements are consistent' "$work/venv/bin/python" -m pip check
+step "install $(basename "$wheel") and what it requires" "${pip[@]}" install --no-compile "$root/$wheel"  # for one run
+step 'requirements are consistent' "${pip[@]}" check
 "$work/venv/bin/python" "$root/tools/check_wheel.py" "$work/venv"
 echo "$hash" >"$work/stamp"
 echo 'wheel: ok'

@@ -30,6 +30,7 @@ LOCK = ROOT / 'build' / 'setup.lock'
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
 GENERATING = ('ros', 'build')  # what the interfaces are generated and compiled with
 REQUIREMENTS = (*GENERATING, 'run', 'dev')
+PIP = 'pip>=26,<27'
 #: What a sourced ROS 2 or an outer process may have set; none of it may reach the environment made here.
 FOREIGN = ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH',
            'PYTHONHOME', '_ROS_WHEELS_BOOTSTRAP_COMPLETE')
@@ -146,6 +147,8 @@ def generator_packages() -> None:
     if not usable():
         base = getattr(sys, '_base_executable', sys.executable)  # not the environment that is cleared
         run([base, '-m', 'venv', '--clear', str(VENV)])
+    # The one that comes with Python looks at each file of each version there ever was, twice as slow.
+    run([str(PYTHON), '-m', 'pip', 'install', '-q', '--disable-pip-version-check', PIP])
     install(GENERATING)
 
 
