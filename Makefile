@@ -27,7 +27,7 @@ browser:
 ALONE := test/site test/launch test/drivers/test_big_site.py test/virtual/test_crowd.py
 test: setup browser
 	@rc=0; \
-	$(PY) -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%) || rc=1; \
+	$(PY) -m pytest -n 4 --dist loadfile $(ALONE:%=--ignore=%) || rc=1; \
 	$(PY) -m pytest $(ALONE) || rc=1; exit $$rc
 
 lint: setup
