@@ -2,7 +2,7 @@
  *
  * The same operations in the same order as the numpy code there, so that the results are equal to the last bit:
  * compile without contraction to fused multiply-adds. Arrays are [rows][cols], row = pack; `flow`, `sums` and
- * `extremes` hold one value per pack in each of their rows; the cells of a pack are the first `sizes` of its row.
+ * `totals` hold one value per pack in each of their rows; the cells of a pack are the first `sizes` of its row.
  */
 #include <math.h>
 #include <stdint.h>
@@ -13,7 +13,7 @@ typedef struct {
   const int64_t *sizes;
   const double *gain, *offset, *slope, *base, *ae, *k_eta, *k, *b0, *half_c1, *e_th, *to_ambient, *heat_k, *heating;
   const double *bleed, *flow;
-  double *charge, *v1, *voltage, *temperature, *loss, *line, *rc, *sums, *extremes;
+  double *charge, *v1, *voltage, *temperature, *loss, *line, *rc, *sums, *totals;
 } Cells;
 
 /* In the order of numpy.add.reduce over contiguous values: eight partial sums. */
@@ -61,21 +61,18 @@ void cells_open(const Cells *c) {
   }
 }
 
-/* Charge, RC voltage, heat and temperature at the end of the step; lowest and highest voltage of each pack. */
+/* Charge, RC voltage, heat and temperature at the end of the step; of each pack its lowest and highest voltage and the
+ * charge of its cells. */
 void cells_close(const Cells *c) {
   const int64_t n = c->rows * c->cols;
   const double *b = c->line + n, *mean = c->line + 2 * n, *gained = c->line + 3 * n, *kept = c->rc + n;
   for (int64_t row = 0; row < c->rows; row++) {
     const double current = c->flow[row], moved = c->flow[c->rows + row], lost = c->flow[2 * c->rows + row];
-    double low = INFINITY, high = -INFINITY;
+    double low = INFINITY, high = -INFINITY, held = 0.0;
     for (int64_t i = row * c->cols; i < (row + 1) * c->cols; i++) {
       const double inner = c->bleeding ? current - c->bleed[i] : current;
       const double v = c->line[i] + b[i] * current;
       c->voltage[i] = v;
-      if (i - row * c->cols < c->sizes[row]) {
-        if (v < low) low = v;
-        if (v > high) high = v;
-      }
       double w = mean[i] * inner + c->rc[i]; /* heat, W */
       if (c->lossy) {
         const double open_circuit = v - w;
@@ -91,13 +88,19 @@ void cells_close(const Cells *c) {
       w += (c->v1[i] - v1) * (c->v1[i] + v1) * c->half_c1[i];
       c->v1[i] = v1;
       c->charge[i] += moved;
+      if (i - row * c->cols < c->sizes[row]) {
+        if (v < low) low = v;
+        if (v > high) high = v;
+        held += c->charge[i];
+      }
       double t = c->temperature[i] * c->e_th[i] + c->to_ambient[i];
       t += w * c->heat_k[i];
       if (c->heated) t += c->heating[i] * c->heat_k[i];
       c->temperature[i] = t;
       c->loss[i] += w;
     }
-    c->extremes[row] = low;
-    c->extremes[c->rows + row] = high;
+    c->totals[row] = low;
+    c->totals[c->rows + row] = high;
+    c->totals[2 * c->rows + row] = held;
   }
 }

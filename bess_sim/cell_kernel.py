@@ -20,7 +20,7 @@ _COUNTS = ('rows', 'cols', 'table', 'bleeding', 'heated', 'lossy')
 #: As in the structure of cell_kernel.c. What stays, then what is made anew by each refresh, then what changes.
 _LASTING = ('gain', 'offset', 'slope', 'base', 'ae', 'k_eta')
 _RENEWED = ('k', 'b0', 'half_c1', 'e_th', 'to_ambient', 'heat_k', 'heating')
-_CHANGING = ('bleed', 'flow', 'charge', 'v1', 'voltage', 'temperature', 'loss', 'line', 'rc', 'sums', 'extremes')
+_CHANGING = ('bleed', 'flow', 'charge', 'v1', 'voltage', 'temperature', 'loss', 'line', 'rc', 'sums', 'totals')
 
 
 class _Cells(ctypes.Structure):
@@ -45,7 +45,7 @@ class CellKernel:
         self._pointer: Any = ctypes.byref(self._cells)
         self._kept = dict(arrays)  # alive as long as their addresses are in use
         self.sums = self._kept['sums'] = np.zeros((2, len(sizes)))  # of A and B of each pack
-        self.extremes = self._kept['extremes'] = np.zeros((2, len(sizes)))  # V, lowest and highest of each pack
+        self.totals = self._kept['totals'] = np.zeros((3, len(sizes)))  # of each pack, as `close` returns them
         self._kept |= {name: np.zeros(self._shape) for name in _RENEWED}
         for name in (*_LASTING, *_RENEWED, *_CHANGING):
             array = self._kept[name]
@@ -69,8 +69,8 @@ class CellKernel:
         return sums
 
     def close(self, lossy: bool) -> list[list[float]]:
-        """All cells at the end of the step; lowest and highest voltage (V) of each pack."""
+        """All cells at the end of the step; lowest and highest voltage (V) of each pack, charge (Ah) of its cells."""
         self._cells.lossy = lossy
         self._close(self._pointer)
-        extremes: list[list[float]] = self.extremes.tolist()
-        return extremes
+        totals: list[list[float]] = self.totals.tolist()
+        return totals

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +176,8 @@ class CellBank:
         self._charging = [False] * count
         # Current (A), charge moved (Ah) and current that side reactions take (A) of the step
         self._flow = np.zeros((3, count, 1))
+        self._flow_values: Any = self._flow.reshape(-1).data  # a single value several times as fast
+        self._held: list[float] = []  # Ah in the cells of each pack, where the kernel has added it up
         self._bleeding = False
         self._ordered: dict[int, Array] = {}  # cells that are bled by order instead of by the own rule, by pack
         # Per ampere: A and B of the mean voltage, ohms of the heat, R1 (1 - e). Constant within `_refresh`:
@@ -287,7 +290,7 @@ class CellBank:
             self._close(self._currents(powers, self._open(), dt), dt)
             self._extremes()
         else:
-            self.cell_min, self.cell_max = kernel.close(self._currents(powers, kernel.open(), dt))
+            self.cell_min, self.cell_max, self._held = kernel.close(self._currents(powers, kernel.open(), dt))
             self._tell()
         return self.current
 
@@ -364,7 +367,7 @@ class CellBank:
         """Current of each pack from the sums of A and B over its cells; whether side reactions take part."""
         hours = dt / 3600.0
         lossy = False
-        flow = []
+        flow, count = self._flow_values, len(self.sizes)
         for row, (power, volts, ohms) in enumerate(zip(powers, sums[0], sums[1], strict=True)):
             current = power_to_current(power, volts, ohms) if power else 0.0
             eta = self._eta_down[row] if power > 0.0 else 1.0
@@ -378,8 +381,7 @@ class CellBank:
             self.pack_voltage[row] = volts = volts + ohms * current
             self.dc_energy[row] += volts * current * dt
             lossy = lossy or eta != 1.0
-            flow.append((current, moved, (1.0 - eta) * current))
-        self._flow[..., 0] = list(zip(*flow, strict=True))
+            flow[row], flow[count + row], flow[2 * count + row] = current, moved, (1.0 - eta) * current
         return lossy
 
     @property
@@ -436,16 +438,19 @@ class CellBank:
 
         What a BMS can tell, and cheap; `stored_energy` is the exact sum (about 0.1 % apart).
         """
-        n = self.sizes[row]
-        charge = 0.0
-        for cell in self.charge[row, :n].tolist():  # not `sum`: see `bess_virtual.aggregate_values.plain_sum`
-            charge += cell
+        charge = self._held[row] if self._held else self._added(row)
         level = charge / self._full_charge[row]
         curve = self._curves[row]
         k = min(int(level * GRID), GRID - 1)
         whole = curve[k] + (curve[k + 1] - curve[k]) * (level * GRID - k)
         scale = self._full_charge[row] / GRID
         return whole * scale, curve[GRID] * scale
+
+    def _added(self, row: int) -> float:
+        charge = 0.0
+        for cell in self.charge[row, : self.sizes[row]].tolist():  # not `sum`: see `aggregate_values.plain_sum`
+            charge += cell
+        return charge
 
     def order_balancing(self, row: int, cells: Sequence[bool]) -> None:
         """Bleed these cells of a pack from now on; () = those that its own rule finds. Raises ValueError."""

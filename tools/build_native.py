@@ -1,6 +1,6 @@
 """Compile what a simulation without ROS runs through: the pure modules with mypyc, the cells with the C compiler.
 
-    python tools/build_native.py            # what `make native` runs; about two minutes, nothing the second time
+    python tools/build_native.py            # what `make native` runs; up to ten minutes, nothing the second time
     PYTHONPATH=build/native python ...      # uses it
 
 The result is a copy of the rooms in `build/native` with compiled modules beside their sources. Sites do not need
@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -35,6 +36,7 @@ MODULES = {
     'bess_sim': 'cells grid inverter limit_watch plant plant_api plant_devices profiles',
     'bench': 'chain chain_batteries chain_control chain_devices',
 }
+LEARN_FROM = {'chain': '0.2', 'graph': '0.02'}  # simulated h
 #: Compiled in the tree, as `setup.py` of it.
 SETUP = """from mypyc.build import mypycify
 from setuptools import setup
@@ -68,8 +70,35 @@ def compile_kernel(library: Path) -> None:
                     str(ROOT / 'bess_sim' / 'cell_kernel.c')], check=True)
 
 
+def is_gcc() -> bool:
+    """Whether extension modules are compiled by gcc. Raises OSError without a compiler."""
+    compiler = shlex.split(os.environ.get('CC') or sysconfig.get_config_var('CC') or 'cc')
+    macros = subprocess.run([*compiler, '-dM', '-E', '-x', 'c', os.devnull], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, check=False).stdout
+    return '__GNUC__' in macros and '__clang__' not in macros
+
+
+def shown(tree: Path, *arguments: str, **environment: str) -> None:
+    """Run Python in the tree. Raises CalledProcessError when it fails, and shows what it said."""
+    result = subprocess.run([sys.executable, *arguments], cwd=tree, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, check=False,
+                            env={**os.environ, **environment, 'PYTHONPATH': str(tree)})
+    if result.returncode:
+        print(result.stdout[-8000:], file=sys.stderr)
+        raise subprocess.CalledProcessError(result.returncode, arguments)
+
+
+def compile_modules(tree: Path, *flags: str) -> None:
+    """All modules with these flags of the C compiler. Raises CalledProcessError."""
+    added = {name: ' '.join([os.environ.get(name, ''), *flags]).strip() for name in ('CFLAGS', 'LDFLAGS')}
+    shown(tree, 'setup.py', '-q', 'build_ext', '--inplace', '--force', **added)
+
+
 def build(tree: Path = TREE) -> None:
-    """Make the tree anew. Raises CalledProcessError when something does not compile; its output is shown."""
+    """Make the tree anew. Raises CalledProcessError when something does not compile; its output is shown.
+
+    gcc compiles twice: the second time it knows from a simulation with chain and graph which way a branch mostly goes.
+    """
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
     for room in ROOMS:
@@ -83,13 +112,14 @@ def build(tree: Path = TREE) -> None:
     compile_kernel(tree / 'bess_sim' / 'libcell_kernel.so')
     (tree / 'setup.py').write_text(SETUP.format(files=modules()))
     shutil.copy(ROOT / 'pyproject.toml', tree)
-    environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    environment['PYTHONPATH'] = str(tree)
-    result = subprocess.run([sys.executable, 'setup.py', '-q', 'build_ext', '--inplace'], cwd=tree, env=environment,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if result.returncode:
-        print(result.stdout[-8000:], file=sys.stderr)
-        raise subprocess.CalledProcessError(result.returncode, 'build_ext')
+    if is_gcc():
+        compile_modules(tree, '-fprofile-generate', '-fprofile-update=single')
+        print('native: compiled once, learning from a simulation, then once more ...', flush=True)
+        for way, hours in LEARN_FROM.items():
+            shown(tree, '-m', 'bench.day_run', way, 'config/sites/home_demo.yaml', '--hours', hours)
+        compile_modules(tree, '-fprofile-use', '-fprofile-correction', '-Wno-missing-profile')
+    else:
+        compile_modules(tree)
     missing = [m for m in modules() if not list((tree / m).parent.glob(f'{Path(m).stem}.*.so'))]
     if missing:
         raise FileNotFoundError(f'not compiled: {", ".join(missing)}')
@@ -101,7 +131,7 @@ def main() -> int:
     stamp = TREE / STAMP
     if stamp.exists() and stamp.read_text() == fingerprint():
         return 0
-    print(f'native: compiling {len(modules())} modules, about two minutes ...', flush=True)
+    print(f'native: compiling {len(modules())} modules, up to ten minutes ...', flush=True)
     build()
     print(f'native: built in {TREE.relative_to(ROOT)}')
     return 0

@@ -14,7 +14,7 @@ from bench import day
 from tools.build_native import ROOT, modules
 
 pytestmark = [
-    pytest.mark.soak,  # compiling takes two minutes
+    pytest.mark.soak,  # compiling takes minutes
     pytest.mark.skipif(shutil.which(os.environ.get('CC', 'cc')) is None, reason='no C compiler here'),
     pytest.mark.timeout(1800),
 ]

@@ -42,7 +42,8 @@ def state(bank: CellBank) -> dict[str, Any]:
         'charge': bank.charge, 'voltage': bank.voltage, 'temperature': bank.temperature, 'heat': bank.heat,
         'current': bank.current, 'dc': bank.dc_energy, 'pack': bank.pack_voltage, 'room': bank.room,
         'reach': bank.reach, 'cells': [v for cells in bank.cells for v in cells], 'bleed': bank.bleed,
-        'highest': bank.cell_max, 'lowest': bank.cell_min}
+        'highest': bank.cell_max, 'lowest': bank.cell_min,
+        'told': [bank.told_energy(row) for row in range(len(bank.sizes))]}
 
 
 @settings(max_examples=60)
@@ -73,7 +74,7 @@ def test_sums_are_those_of_numpy(library: Path, cells: int) -> None:
     rng = np.random.default_rng(cells)
     shape = (2, cells)
     arrays = {name: np.zeros(shape) for name in (*cell_kernel._LASTING, *cell_kernel._CHANGING)
-              if name not in ('sums', 'extremes')}
+              if name not in ('sums', 'totals')}
     arrays |= {'slope': np.zeros(2), 'base': np.zeros(2), 'ae': np.ones((2, *shape)), 'rc': np.zeros((2, *shape)),
                'line': np.zeros((4, *shape)), 'flow': np.zeros((3, 2)), 'v1': rng.normal(size=shape) * 1e3}
     kernel = cell_kernel.CellKernel(library, [cells] * 2, 2, arrays)
