@@ -16,7 +16,7 @@ if [ -n "${ROS_DISTRO:-}" ]; then
 else
   echo 'colcon: with the ROS 2 wheels in .venv'
   python=$root/.venv/bin/python
-  generator=(-G Ninja)  # one of the wheels; make spends a third more, on what depends on what
+  generator=(-G Ninja)  # one of the wheels; make takes half as long again, for finding out what depends on what
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH  # of an outer process
   export PATH="$root/.venv/bin:$PATH" AMENT_PREFIX_PATH="$root/.venv" CMAKE_PREFIX_PATH="$root/.venv"
 fi
@@ -24,6 +24,10 @@ fi
 export MAKEFLAGS="-j$(nproc)"
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((100 + $$ % 100))}"
 
+cache=$work/build/bess/CMakeCache.txt
+if [ -n "${generator[*]}" ] && [ -e "$cache" ] && ! grep -qx 'CMAKE_GENERATOR:INTERNAL=Ninja' "$cache"; then
+  rm -rf "$work/build"  # it was made with make, and cannot be both
+fi
 if ! colcon --log-base "$work/log" build --packages-select bess --base-paths "$root" \
     --build-base "$work/build" --install-base "$work/install" --event-handlers console_direct- \
     --cmake-args "${generator[@]}" -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$python" >"$log" 2>&1; then
