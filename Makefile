@@ -22,7 +22,7 @@ run: setup
 browser:
 	@sh tools/ensure_browser.sh
 
-# The most part of the tests waits (for messages, leases, devices): three at once use two cores. Whole sites and crowds
+# The most part of the tests waits (for messages, leases, devices): four at once use two cores. Whole sites and crowds
 # run in real time: they have the machine to themselves afterwards.
 ALONE := test/site test/launch test/drivers/test_big_site.py test/virtual/test_crowd.py
 test: setup browser

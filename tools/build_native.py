@@ -78,7 +78,7 @@ def is_gcc() -> bool:
     return '__GNUC__' in macros and '__clang__' not in macros
 
 
-def shown(tree: Path, *arguments: str, **environment: str) -> None:
+def run_python(tree: Path, *arguments: str, **environment: str) -> None:
     """Run Python in the tree. Raises CalledProcessError when it fails, and shows what it said."""
     result = subprocess.run([sys.executable, *arguments], cwd=tree, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, check=False,
@@ -91,7 +91,7 @@ def shown(tree: Path, *arguments: str, **environment: str) -> None:
 def compile_modules(tree: Path, *flags: str) -> None:
     """All modules with these flags of the C compiler. Raises CalledProcessError."""
     added = {name: ' '.join([os.environ.get(name, ''), *flags]).strip() for name in ('CFLAGS', 'LDFLAGS')}
-    shown(tree, 'setup.py', '-q', 'build_ext', '--inplace', '--force', **added)
+    run_python(tree, 'setup.py', '-q', 'build_ext', '--inplace', '--force', **added)
 
 
 def build(tree: Path = TREE) -> None:
@@ -116,7 +116,7 @@ def build(tree: Path = TREE) -> None:
         compile_modules(tree, '-fprofile-generate', '-fprofile-update=single')
         print('native: compiled once, learning from a simulation, then once more ...', flush=True)
         for way, hours in LEARN_FROM.items():
-            shown(tree, '-m', 'bench.day_run', way, 'config/sites/home_demo.yaml', '--hours', hours)
+            run_python(tree, '-m', 'bench.day_run', way, 'config/sites/home_demo.yaml', '--hours', hours)
         compile_modules(tree, '-fprofile-use', '-fprofile-correction', '-Wno-missing-profile')
     else:
         compile_modules(tree)

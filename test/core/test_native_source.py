@@ -7,11 +7,12 @@ import dataclasses
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools.build_native import ROOT, modules
+from tools.build_native import ROOT, is_gcc, modules
 from tools.native_source import RECORDS, explicit
 
 SOURCE = '''
@@ -138,3 +139,17 @@ def test_every_record_is_in_a_module_that_is_compiled() -> None:
     found = {node.name for module in modules() for node in ast.walk(ast.parse((ROOT / module).read_text()))
              if isinstance(node, ast.ClassDef) and node.name in RECORDS}
     assert found == RECORDS
+
+
+@pytest.mark.parametrize(('macros', 'gcc'), [
+    ('#define __GNUC__ 12', True), ('#define __GNUC__ 4\n#define __clang__ 1', False), ('', False)])
+def test_only_gcc_learns(macros: str, gcc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others that call themselves gnu have other options for it."""
+    compiler = tmp_path / 'compiler'
+    compiler.write_text(f"#!/bin/sh\ncat <<'END'\n{macros}\nEND\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CC', f'{compiler} -pthread')
+    assert is_gcc() == gcc
+    monkeypatch.setenv('CC', str(tmp_path / 'none'))
+    with pytest.raises(OSError):
+        is_gcc()
