@@ -4,7 +4,7 @@ Each of the ten generators of rosidl reads all `.idl` files anew through a parse
 times as long as what it then writes. `BESS_PARSED` names the folder, within the build, that keeps the results. A name
 there is a hash of the text and of the parser: a result is taken for the same text and the same parser only.
 
-Half of the time of what is left goes into the templates, which are read character by character for each interface:
+Most of the time of what is left goes into the templates, which are read character by character for each interface:
 within a process a token is kept with the text that it was read from.
 """
 
