@@ -241,10 +241,16 @@ class RunningSite:
 
     def all_active_but(self, resting: Collection[str]) -> bool:
         """Whether every other node of the file says that it is active, now."""
+        return not set(self.not_active()) - set(resting)
+
+    def not_active(self) -> dict[str, str]:
+        """Nodes of the file that do not say now that they are active, and what was last heard of each."""
         now = time.monotonic()
-        active = {name.rsplit('/', 1)[1] for name, seen in self.observer.nodes.items()
-                  if seen.message.lifecycle == 3 and now - seen.at < 1.0}
-        return active >= self.nodes_in_file() - set(resting)
+        seen = {name.rsplit('/', 1)[1]: seen for name, seen in self.observer.nodes.items()}
+        heard = {name: (seen[name].message.lifecycle, now - seen[name].at) for name in self.nodes_in_file() & set(seen)}
+        silent = dict.fromkeys(self.nodes_in_file() - set(seen), 'never heard')
+        return silent | {name: f'state {state}, {age:.2f} s ago' for name, (state, age) in heard.items()
+                         if state != 3 or age >= 1.0}
 
     def watch_ticks(self) -> None:
         """From now on `traces` and `cpu_waits` are of the present control process."""
