@@ -115,8 +115,8 @@ class CellBank:
 
     Public arrays (read only), [n_packs, n_cells]: `charge` and `capacity` (Ah), `voltage`
     (V, mean over the last step), `temperature` (degC), `bleed` (A, balancing). Lists by pack: `current` (A),
-    `pack_voltage` (V), `room` and `reach` (Ah that can still be charged and discharged),
-    `cells` (V of each), `cell_min` and `cell_max` (V).
+    `pack_voltage` (V), `room` and `reach` (Ah that can still be charged and discharged), `dc_energy` (Ws into the
+    terminals), `cell_min` and `cell_max` (V).
     """
 
     def __init__(
@@ -159,6 +159,8 @@ class CellBank:
         self._heating: Array | None = None  # W into each cell from outside
         self._balance_voltage = column([c.balance_voltage for c in self.chemistries])
         self._balance_current = column([p.balance_current for p in packs])
+        self._balances = [(row, c.balance_voltage) for row, (c, p) in enumerate(zip(self.chemistries, packs, strict=True))
+                          if p.balance_current]
         self._r1_share = 0.5  # half of the measured pulse resistance is slow, half is ohmic
         with np.errstate(divide='ignore'):
             tau = column([c.time_constant for c in self.chemistries])
@@ -168,7 +170,7 @@ class CellBank:
         self._v1, self._next_v1 = zeros(), zeros()  # V
         self._heat, self._loss = zeros(), zeros()  # J since start without, and W summed up over, steps of this dt
         count = len(packs)
-        self.current, self.dc_energy = [0.0] * count, [0.0] * count  # A; Ws into the terminals
+        self.current, self.dc_energy = [0.0] * count, [0.0] * count
         self.room, self.reach = [0.0] * count, [0.0] * count
         self.cell_min, self.cell_max = [0.0] * count, [0.0] * count
         self.pack_voltage = [0.0] * count
@@ -176,8 +178,12 @@ class CellBank:
         self._charging = [False] * count
         # Current (A), charge moved (Ah) and current that side reactions take (A) of the step
         self._flow = np.zeros((3, count, 1))
-        self._flow_values: Any = self._flow.reshape(-1).data  # a single value several times as fast
-        self._held: list[float] = []  # Ah in the cells of each pack, where the kernel has added it up
+        # Single values several times as fast
+        self._flow_values: Any = self._flow.reshape(-1).data
+        self._voltage_values: Any = self.voltage.reshape(-1).data
+        self._temperature_values: Any = self.temperature.reshape(-1).data
+        self._columns = shape[1]
+        self._told: list[float] = []  # Wh of each pack as `told_energy` has it, where the kernel has found it
         self._bleeding = False
         self._ordered: dict[int, Array] = {}  # cells that are bled by order instead of by the own rule, by pack
         # Per ampere: A and B of the mean voltage, ohms of the heat, R1 (1 - e). Constant within `_refresh`:
@@ -193,14 +199,16 @@ class CellBank:
         self._dt = 0.0
         self.voltage[...] = self.open_circuit()
         self._extremes()
+        self.pack_voltage = [sum(self.cells_of(row)) for row in range(count)]
 
     def _compiled(self) -> CellKernel:
         """The compiled step over these arrays."""
-        return CellKernel(LIBRARY, self.sizes, len(self._slope_table), {
+        return CellKernel(LIBRARY, self.sizes, len(self._slope_table), GRID, {
             'gain': self._gain, 'offset': self._offset, 'slope': self._slope_table, 'base': self._base_table,
-            'ae': self._ae, 'k_eta': self._k_eta, 'bleed': self.bleed, 'flow': self._flow, 'charge': self.charge,
-            'v1': self._v1, 'voltage': self.voltage, 'temperature': self.temperature, 'loss': self._loss,
-            'line': self._line, 'rc': self._rc})
+            'energy': self._energy_table, 'ae': self._ae, 'eta': np.array(self._eta_down),
+            'full': np.array(self._full_charge), 'bleed': self.bleed, 'charge': self.charge, 'v1': self._v1,
+            'voltage': self.voltage, 'temperature': self.temperature, 'loss': self._loss, 'line': self._line,
+            'rc': self._rc})
 
     def _tables(self) -> None:
         """Flat tables of OCV = b + m x over grid position x: zeros first, then the chemistries."""
@@ -228,42 +236,56 @@ class CellBank:
         ]
         self._offset, self._gain = offset, np.where(self.real, GRID / self.capacity, 0.0)
 
-    def _refresh(self, dt: float) -> None:
-        """What changes slowly: resistances, coefficients of the step, headroom, balancing."""
-        soc = self.charge / self.capacity
-        ohms = self._r_ref * resistance_factor(self.temperature + 273.15, soc, self._activation)
-        r1 = self._r1_share * ohms
-        tau = np.where(self.real, r1 * self._c1, 1.0)
-        e = np.exp(-dt / tau)
-        a = tau * (1.0 - e) / dt
-        self._ae[0], self._ae[1] = a, e
-        self._line[2] = self._b0 = ohms - r1 + r1 * (1.0 - a)
-        self._line[3] = r1 * (1.0 - e)
+    def _rates(self, dt: float) -> None:
+        """Coefficients of a step that change with its length, the ambient temperature and the climate only."""
         self._half_c1 = np.where(self.real, self._c1 / (2.0 * dt), 0.0)
         self._k = self._gain * (dt / 7200.0)  # grid positions moved by 1 A in half a step
         self._e_th = np.exp(-dt / self._thermal_time)
         self._to_ambient = self.ambient * (1.0 - self._e_th)
         # a constant heat over the step ends at R_th (1 - e) of it; R_th = thermal time / C
         self._heat_k = self._thermal_time / self._heat_capacity * (1.0 - self._e_th)
+        if self._kernel is not None:
+            self._kernel.take(k=self._k, half_c1=self._half_c1, e_th=self._e_th, to_ambient=self._to_ambient,
+                              heat_k=self._heat_k)
+
+    def _refresh(self, dt: float) -> None:
+        """What changes slowly: resistances, coefficients of the step, headroom, balancing."""
+        if dt != self._dt or self._age == inf:
+            self._rates(dt)
+        soc = self.charge / self.capacity
+        ohms = self._r_ref * resistance_factor(self.temperature + 273.15, soc, self._activation)
+        r1 = self._r1_share * ohms
+        tau = np.where(self.real, r1 * self._c1, 1.0)
+        a, e = self._ae
+        np.exp(-dt / tau, out=e)
+        left = 1.0 - e
+        np.multiply(tau, left, out=a)
+        a /= dt
+        self._line[2] = self._b0 = ohms - r1 + r1 * (1.0 - a)
+        np.multiply(r1, left, out=self._line[3])
         self._heat += self._loss * self._dt
         self._loss[...] = 0.0
         self._dt, self._age = dt, 0.0
         self._set_eta(self._charging)
         self._balance()
-        kept = self.charge - self.bleed * ((REFRESH_S + dt) / 3600.0)  # what is bled by the next look
+        # what is bled by the next look
+        kept = self.charge - self.bleed * ((REFRESH_S + dt) / 3600.0) if self._bleeding else self.charge
+        free = self.capacity - self.charge
         for row, n in enumerate(self.sizes):
             margin = 1e-9 * self.packs[row].capacity_ah  # rounding never leaves the OCV table
-            room = float((self.capacity - self.charge)[row, :n].min()) - margin
-            self.room[row] = max(room, 0.0)
+            self.room[row] = max(float(free[row, :n].min()) - margin, 0.0)
             self.reach[row] = max(float(kept[row, :n].min()) - margin, 0.0)
         if self._kernel is not None:
-            self._kernel.renew(dt, self._bleeding, self._heating, {
-                'k': self._k, 'b0': self._b0, 'half_c1': self._half_c1, 'e_th': self._e_th,
-                'to_ambient': self._to_ambient, 'heat_k': self._heat_k})
+            self._kernel.renew(dt, self._bleeding, self._heating, self.room, self.reach, self._b0)
 
     def _balance(self) -> None:
         """Bleed the cells that are high and more than 5 mV ahead of the lowest of their pack."""
-        if not self._balance_current.any():
+        if not self._balances:
+            return
+        if not self._ordered and not any(self.cell_max[row] > above for row, above in self._balances):
+            if self._bleeding:
+                self.bleed[...] = 0.0
+                self._bleeding = False
             return
         low = np.array(self.cell_min)[:, None]
         ahead = (self.voltage > self._balance_voltage) & (self.voltage > low + 0.005) & self.real
@@ -282,16 +304,15 @@ class CellBank:
         self._age += dt
         if dt != self._dt or self._age > REFRESH_S:
             self._refresh(dt)
+        if self._kernel is not None:
+            (self.cell_min, self.cell_max, self.current, self.pack_voltage, self.dc_energy, self.room, self.reach,
+             self._told) = self._kernel.step(powers)
+            return self.current
         charging = [power > 0.0 for power in powers]
         if charging != self._charging:
             self._set_eta(charging)
-        kernel = self._kernel
-        if kernel is None:
-            self._close(self._currents(powers, self._open(), dt), dt)
-            self._extremes()
-        else:
-            self.cell_min, self.cell_max, self._held = kernel.close(self._currents(powers, kernel.open(), dt))
-            self._tell()
+        self._close(self._currents(powers, self._open(), dt), dt)
+        self._extremes()
         return self.current
 
     def _open(self) -> list[list[float]]:
@@ -389,15 +410,19 @@ class CellBank:
         """Heat (J) of each cell since start."""
         return self._heat + self._loss * self._dt
 
-    def _tell(self) -> None:
-        self.cells = [row[:n] for row, n in zip(self.voltage.tolist(), self.sizes, strict=True)]
+    def cells_of(self, row: int) -> list[float]:
+        """Voltage (V) of each cell of a pack, mean over the last step."""
+        start = row * self._columns
+        cells: list[float] = self._voltage_values[start:start + self.sizes[row]].tolist()
+        return cells
+
+    def temperature_of(self, row: int, cell: int) -> float:
+        """Temperature (degC) of a cell of a pack."""
+        return float(self._temperature_values[row * self._columns + cell])
 
     def _extremes(self) -> None:
-        self._tell()
-        self.cell_max = [max(cells) for cells in self.cells]
-        self.cell_min = [min(cells) for cells in self.cells]
-        if self._dt == 0.0:
-            self.pack_voltage = [sum(cells) for cells in self.cells]
+        cells = [self.cells_of(row) for row in range(len(self.sizes))]
+        self.cell_max, self.cell_min = [max(c) for c in cells], [min(c) for c in cells]
 
     def set_ambient(self, ambient: float) -> None:
         """Change the ambient temperature (degC)."""
@@ -438,13 +463,13 @@ class CellBank:
 
         What a BMS can tell, and cheap; `stored_energy` is the exact sum (about 0.1 % apart).
         """
-        charge = self._held[row] if self._held else self._added(row)
-        level = charge / self._full_charge[row]
-        curve = self._curves[row]
+        full, curve = self._full_charge[row], self._curves[row]
+        if self._told:
+            return self._told[row], curve[GRID] * (full / GRID)
+        level = self._added(row) / full
         k = min(int(level * GRID), GRID - 1)
         whole = curve[k] + (curve[k + 1] - curve[k]) * (level * GRID - k)
-        scale = self._full_charge[row] / GRID
-        return whole * scale, curve[GRID] * scale
+        return whole * (full / GRID), curve[GRID] * (full / GRID)
 
     def _added(self, row: int) -> float:
         charge = 0.0
@@ -462,7 +487,7 @@ class CellBank:
             flags = np.zeros(self.voltage.shape[1], dtype=bool)
             flags[:len(cells)] = cells
             self._ordered[row] = flags
-        self._age = REFRESH_S + 1.0  # looked at with the next step
+        self._age = max(self._age, REFRESH_S + 1.0)  # looked at with the next step
 
     @property
     def balancing(self) -> bool:

@@ -59,7 +59,9 @@ class Unit:
         self.charge_switch = self.discharge_switch = True
         self.too_high = self.too_low = False
         pack = self.config.pack
-        self.soh, self.taper, self.cycles, self.sensors = pack.soh, pack.taper, pack.cycles, pack.temperature_sensors
+        self.soh, self.taper, self.cycles = pack.soh, pack.taper, pack.cycles
+        count = pack.temperature_sensors
+        self.sensors = [(2 * k + 1) * pack.cells // (2 * count) for k in range(count)]  # the cells that they sit on
         self.max_charge_current, self.max_discharge_current = pack.max_charge_current, pack.max_discharge_current
         chemistry = CHEMISTRIES[pack.chemistry]
         self.limits = (chemistry.min_voltage, chemistry.max_voltage)
@@ -164,10 +166,8 @@ class Plant:
         charge = bank.reach[row]
         full = charge + bank.room[row]  # a series string is full and empty with its first cell
         soc = charge / full if full > 0.0 else 0.0
-        cells = bank.cells[row].copy()
-        heat = bank.temperature[row, :n].tolist()
-        sensors = unit.sensors
-        temperatures = [heat[(2 * k + 1) * n // (2 * sensors)] for k in range(sensors)]
+        cells = bank.cells_of(row)
+        temperatures = [bank.temperature_of(row, cell) for cell in unit.sensors]
         voltage = bank.pack_voltage[row]
         coldest = min(temperatures)
         if self.faults:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bess_sim import cell_kernel
-from bess_sim.cells import CellBank
+from bess_sim.cells import CellBank, power_to_current
 from bess_sim.plant_config import PackConfig
 from tools.build_native import compile_kernel
 
@@ -41,7 +41,7 @@ def state(bank: CellBank) -> dict[str, Any]:
     return {
         'charge': bank.charge, 'voltage': bank.voltage, 'temperature': bank.temperature, 'heat': bank.heat,
         'current': bank.current, 'dc': bank.dc_energy, 'pack': bank.pack_voltage, 'room': bank.room,
-        'reach': bank.reach, 'cells': [v for cells in bank.cells for v in cells], 'bleed': bank.bleed,
+        'reach': bank.reach, 'cells': [v for row in range(len(bank.sizes)) for v in bank.cells_of(row)], 'bleed': bank.bleed,
         'highest': bank.cell_max, 'lowest': bank.cell_min,
         'told': [bank.told_energy(row) for row in range(len(bank.sizes))]}
 
@@ -74,23 +74,28 @@ def test_sums_are_those_of_numpy(library: Path, cells: int) -> None:
     rng = np.random.default_rng(cells)
     shape = (2, cells)
     arrays = {name: np.zeros(shape) for name in (*cell_kernel._LASTING, *cell_kernel._CHANGING)
-              if name not in ('sums', 'totals')}
-    arrays |= {'slope': np.zeros(2), 'base': np.zeros(2), 'ae': np.ones((2, *shape)), 'rc': np.zeros((2, *shape)),
-               'line': np.zeros((4, *shape)), 'flow': np.zeros((3, 2)), 'v1': rng.normal(size=shape) * 1e3}
-    kernel = cell_kernel.CellKernel(library, [cells] * 2, 2, arrays)
-    kernel.renew(1.0, False, None, {name: rng.normal(size=shape) for name in cell_kernel._RENEWED if name != 'heating'})
-    assert kernel.open() == np.add.reduce(arrays['line'][:2], axis=2).tolist()
-    assert arrays['line'][0].tolist() == arrays['v1'].tolist()
+              if name not in ('power', 'packs')}
+    arrays |= {'slope': np.zeros(2), 'base': np.zeros(2), 'energy': np.zeros(2), 'ae': np.ones((2, *shape)),
+               'rc': np.zeros((2, *shape)), 'line': np.zeros((4, *shape)), 'eta': np.ones(2), 'full': np.ones(2),
+               'v1': 3.0 + rng.random(size=shape)}
+    volts, ohms = arrays['v1'].copy(), rng.random(size=shape) / 100.0
+    kernel = cell_kernel.CellKernel(library, [cells] * 2, 2, 1, arrays)
+    kernel.renew(1.0, False, None, [9.0] * 2, [9.0] * 2, ohms)
+    powers = [0.0, 10.0]
+    packs = dict(zip(cell_kernel.PACKS, kernel.step(powers), strict=True))
+    a, b = np.add.reduce([volts, ohms], axis=2).tolist()
+    assert packs['current'] == [0.0, power_to_current(10.0, a[1], b[1])]
+    assert packs['pack_voltage'] == [a[0], a[1] + b[1] * packs['current'][1]]
 
 
 def test_without_the_library_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        cell_kernel.CellKernel(tmp_path / 'none.so', [1], 1, {})
+        cell_kernel.CellKernel(tmp_path / 'none.so', [1], 1, 1, {})
 
 
 def test_an_array_that_is_none_is_refused(library: Path) -> None:
     with pytest.raises(ValueError, match='contiguous'):
-        cell_kernel.CellKernel(library, [2, 2], 1, {n: np.zeros((2, 2), dtype=np.float32) for n in
+        cell_kernel.CellKernel(library, [2, 2], 1, 1, {n: np.zeros((2, 2), dtype=np.float32) for n in
                                                     (*cell_kernel._LASTING, *cell_kernel._CHANGING)})
 
 
