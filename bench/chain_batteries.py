@@ -20,7 +20,7 @@ class Battery:
     """A logical battery. Subclasses fill in `measure` and `command`."""
 
     def __init__(self, loop: Loop, spec: NodeSpec) -> None:
-        self.loop, self.name, self.params = loop, spec.name, spec.params
+        self.loop, self.name = loop, spec.name
         self._period: float = spec.params.period
         self._max_age: float = spec.params.max_age
         self._invalid_after: float = spec.params.invalid_after
@@ -47,7 +47,7 @@ class Battery:
     def changed(self, part: str = '') -> None:
         """Refresh once all parts were heard, or everything that arrived at the same time is in."""
         self._heard.add(part)
-        if self._heard.issuperset(self.parts):
+        if len(self._heard) == len(self.parts):
             self.refresh()
         elif not self._posted:
             self._posted = True
@@ -144,6 +144,8 @@ class Aggregate(Battery):
         self._members = [BatteryReading() for _ in p.members]
         self._senders = [Sender(loop, spec.name, name, p.lease) for name in p.members]
         self._shares = [0.0] * len(p.members)
+        self._limit = p.limit
+        self._minimum = p.minimum_power or None
         for i, name in enumerate(p.members):
             loop.topic(f'{name}/status').append(self._listener(i, name))
 
@@ -156,19 +158,21 @@ class Aggregate(Battery):
 
     def measure(self, now: float) -> BatteryReading:
         """All combined."""
-        return combine(self._members, now, self._max_age, self._invalid_after, limit=self.params.limit,
+        return combine(self._members, now, self._max_age, self._invalid_after, limit=self._limit,
                        names=self._names)
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Split over the members."""
         if demand is None:
             return
-        p = self.params
+        minimum = self._minimum
         allocation = split(
-            demand.power, self._members, now, p.max_age, p.invalid_after, minimum=p.minimum_power or None,
-            running=[s != 0.0 for s in self._shares] if p.minimum_power else None)
+            demand.power, self._members, now, self._max_age, self._invalid_after, minimum=minimum,
+            running=[s != 0.0 for s in self._shares] if minimum else None)
         self._shares = shares = allocation.powers.tolist()
-        total = sum(abs(s) for s in shares)
+        total = 0.0
+        for share in shares:
+            total += abs(share)
         for sender, share in zip(self._senders, shares, strict=True):
             reactive = demand.reactive_power * (abs(share) / total if total > 0 else 1.0 / len(shares))
             sender.send(share, reactive, demand.lease, demand.term)
@@ -179,7 +183,10 @@ class PartitionOwner:
 
     def __init__(self, loop: Loop, spec: NodeSpec) -> None:
         p = spec.params
-        self.loop, self.name, self.params = loop, spec.name, p
+        self.loop, self.name = loop, spec.name
+        self._period: float = p.period
+        self._max_age: float = p.max_age
+        self._invalid_after: float = p.invalid_after
         expected = (Expected(p.rated_energy, p.rated_charge_power, p.rated_discharge_power)
                     if p.rated_energy else None)
         self._partition = Partition(p.shares(), Policy(p.policy), expected, p.charge_efficiency,
@@ -195,12 +202,12 @@ class PartitionOwner:
 
     def on_source(self, reading: BatteryReading) -> None:
         """Book what flowed, tell the children; a drained or full child stops now."""
-        now, p = self.loop.now, self.params
+        now = self.loop.now
         dt = now - self._booked if self._booked > -inf else 0.0
-        gap = dt > p.invalid_after
+        gap = dt > self._invalid_after
         self._booked = now
         if not gap and dt > 0.0:
-            self._dt = min(dt, p.max_age)
+            self._dt = min(dt, self._max_age)
         for name, part in self._partition.refresh(reading, self._in_force, 0.0 if gap else dt, gap=gap).items():
             self.children[name].take(part, self._reasons.get(name, ''))
         if self._requests:
@@ -223,17 +230,19 @@ class PartitionOwner:
 
     def send(self, *, only_changes: bool = False) -> None:
         """Tell the source the sum of what the children may have."""
-        demands = list(self._requests.values())
         net = self._partition.net_request({name: d.power for name, d in self._requests.items()},
-                                          max(self.params.period, self._dt))
+                                          max(self._period, self._dt))
         self._in_force, self._reasons = net.granted, net.reasons
         if only_changes and net.source_power == self._sent:
             return
-        reactive = [d.reactive_power for d in demands if d.reactive_power == d.reactive_power]
-        leases = [d.lease for d in demands] or [1.0]
-        self._sender.send(net.source_power, sum(reactive) if reactive else nan,
-                          min(max(leases), max(min(leases), HOLD_TICKS * self.params.period)),
-                          max((d.term for d in demands), default=0))
+        reactive, shortest, longest, term = nan, inf, 0.0, 0
+        for d in self._requests.values():
+            if d.reactive_power == d.reactive_power:
+                reactive = d.reactive_power if reactive != reactive else reactive + d.reactive_power
+            shortest, longest, term = min(shortest, d.lease), max(longest, d.lease), max(term, d.term)
+        if not self._requests:
+            shortest = longest = 1.0
+        self._sender.send(net.source_power, reactive, min(longest, max(shortest, HOLD_TICKS * self._period)), term)
         self._sent = net.source_power
 
 

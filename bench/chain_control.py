@@ -140,13 +140,14 @@ class SiteRoom:
         if not self._machine.wants_run:
             raise ValueError(f'{spec.name}: autostart is off, so nothing would run')
         self._state = loop.topic('system_state')
+        self._running = False
         loop.every(p.period, self.look, 2)
 
     def look(self) -> None:
         """Who is there, and what follows from it."""
-        machine = self._machine
-        if machine.allows_power:
+        if self._running:
             return
+        machine = self._machine
         for name in machine.required:
             if name in self._present:
                 machine.node_active(name, self.loop.now)
@@ -156,3 +157,4 @@ class SiteRoom:
         for mode in self._modes:
             mode.switch(mode.name in machine.active_modes)
         self.loop.publish(self._state, (machine.state, machine.cause))
+        self._running = True

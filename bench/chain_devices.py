@@ -110,6 +110,8 @@ class Converter(Driver):
         self.gate = Gate(p.gate(), spec.name)
         self.gate.start()
         self.ordered = (nan, nan)
+        self._efficiency: float = p.efficiency
+        self._bms: str = p.bms
         self.output = self.gate.tick(0.0)
         loop.topic(f'{spec.name}/setpoint').append(self.on_setpoint)
         if p.bms:
@@ -133,9 +135,8 @@ class Converter(Driver):
         if reading.quality == Quality.INVALID:
             return
         self._looked_at = -inf
-        efficiency = self.params.efficiency
-        self.gate.external(reading.max_charge_power / efficiency, reading.max_discharge_power * efficiency,
-                           reading.time, tuple(reading.limit_reasons[:3]), self.params.bms)
+        self.gate.external(reading.max_charge_power / self._efficiency, reading.max_discharge_power * self._efficiency,
+                           reading.time, tuple(reading.limit_reasons[:3]), self._bms)
 
     def on_setpoint(self, order: Order) -> None:
         """An order from above."""
@@ -161,7 +162,8 @@ class Converter(Driver):
 
     def written(self, ordered: tuple[float, float]) -> None:
         """The device took it."""
-        self.gate.written(*ordered, self.loop.now)
+        power, reactive = ordered
+        self.gate.written(power, reactive, self.loop.now)
 
 
 class Sender:

@@ -33,8 +33,8 @@ class CellKernel:
     """The step over the arrays of one bank. Raises OSError where `library` cannot be loaded."""
 
     def __init__(self, library: Path, sizes: Sequence[int], knots: int, grid: int, arrays: dict[str, Array]) -> None:
-        """`sizes` = cells of each pack; `knots` of the tables in all, `grid` = intervals of one; `arrays` by their names
-        in cell_kernel.c.
+        """`sizes` = cells of each pack; `knots` of all tables together, `grid` = intervals of each; `arrays` by their
+        names in cell_kernel.c.
 
         The arrays are read and written in place from now on. Raises ValueError for one that does not suit.
         """

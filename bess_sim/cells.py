@@ -159,8 +159,8 @@ class CellBank:
         self._heating: Array | None = None  # W into each cell from outside
         self._balance_voltage = column([c.balance_voltage for c in self.chemistries])
         self._balance_current = column([p.balance_current for p in packs])
-        self._balances = [(row, c.balance_voltage) for row, (c, p) in enumerate(zip(self.chemistries, packs, strict=True))
-                          if p.balance_current]
+        self._balances = [(row, CHEMISTRIES[p.chemistry].balance_voltage) for row, p in enumerate(packs)
+                          if p.balance_current]  # packs that balance, and from which voltage (V)
         self._r1_share = 0.5  # half of the measured pulse resistance is slow, half is ohmic
         with np.errstate(divide='ignore'):
             tau = column([c.time_constant for c in self.chemistries])

@@ -62,7 +62,8 @@ class Inverter:
         """Advance the response by `dt`; returns the DC power (W) it wants. `settle` must follow."""
         pending = self._pending
         while pending and pending[0][0] <= now + 1e-9:
-            self._accept(*pending.popleft()[1:])
+            _, power, reactive, ramp = pending.popleft()
+            self._accept(power, reactive, ramp)
         if dt != self._dt:
             self._dt, self._keep = dt, relaxation(self.lag, dt)
             self._keep_heat = relaxation(self.THERMAL_TIME, dt)
@@ -112,7 +113,7 @@ class Inverter:
         power = self.target[0] if isnan(power) else power
         reactive = self.target[1] if isnan(reactive) else reactive
         power = min(max(power, -self.discharge_limit), self.charge_limit)
-        rest = sqrt(max(self.rating**2 - power**2, 0.0))
+        rest = sqrt(max(self.rating * self.rating - power * power, 0.0))
         self.target = (power, min(max(reactive, -rest), rest))
         self.ramp = self.own_ramp if isnan(ramp) else min(ramp, self.own_ramp)
 

@@ -25,6 +25,8 @@ PLANT_FAULTS = {
     'over_temperature': 'a temperature sensor reads too high [value: degC, default 75]',
 }
 
+Phases = tuple[float, float, float]  # W
+
 RELEASE_V = 0.1  # a pack that was stopped at a hard voltage limit goes on this far inside
 
 
@@ -133,7 +135,8 @@ class Plant:
         self.time = now + dt
         self._measure()
         self.pv_energy -= self.pv_power * dt
-        net = sum(self.phase_power)
+        one, two, three = self.phase_power
+        net = one + two + three
         if net > 0.0:
             self.energy_import += net * dt
         else:
@@ -146,14 +149,13 @@ class Plant:
         house, pv = self.house_override, self.pv_override
         self.house_power = house = self._house.at(t) if isnan(house) else house
         self.pv_power = pv = -(self._pv.at(t) if isnan(pv) else pv)
-        phases = [0.0, 0.0, 0.0]
-        for power, phase in ((house, self._house_phase), (pv, self._pv_phase)):
-            _put(phases, power, phase)
+        phases = _on(_on((0.0, 0.0, 0.0), house, self._house_phase), pv, self._pv_phase)
         reactive = house * self._house_q
         for unit in self._list:
-            _put(phases, unit.inverter.power, unit.inverter.phase)
-            reactive += unit.inverter.reactive_power
-        self.phase_power = (phases[0], phases[1], phases[2])
+            inverter = unit.inverter
+            phases = _on(phases, inverter.power, inverter.phase)
+            reactive += inverter.reactive_power
+        self.phase_power = phases
         self.reactive_power = reactive
 
     # -- PlantApi --------------------------------------------------------------------------------
@@ -230,10 +232,8 @@ class Plant:
 
     def pv_meter(self) -> MeterSample:
         """See `PlantApi`."""
-        phases = [0.0, 0.0, 0.0]
-        _put(phases, self.pv_power, self._pv_phase)
         return MeterSample(
-            phase_power=(phases[0], phases[1], phases[2]),
+            phase_power=_on((0.0, 0.0, 0.0), self.pv_power, self._pv_phase),
             voltage=self.grid.voltage,
             frequency=self.grid.frequency,
             energy_export=self.pv_energy / 3600.0,
@@ -338,15 +338,15 @@ class Plant:
         return shift
 
 
-def _put(phases: list[float], power: float, phase: int) -> None:
-    """Add a power to one phase (1..3) or evenly to all (0)."""
-    if phase:
-        phases[phase - 1] += power
-        return
-    third = power / 3.0
-    phases[0] += third
-    phases[1] += third
-    phases[2] += third
+def _on(phases: Phases, power: float, phase: int) -> Phases:
+    """With a power more on one phase (1..3), or evenly on all (0)."""
+    one, two, three = phases
+    if phase == 0:
+        third = power / 3.0
+        return one + third, two + third, three + third
+    if phase == 1:
+        return one + power, two, three
+    return (one, two + power, three) if phase == 2 else (one, two, three + power)
 
 
 def _taper(distance: float, over: float) -> float:

@@ -7,7 +7,7 @@ read these classes instead of the protocol devices; everything above the wire is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from math import nan, sqrt
 from typing import Any, ClassVar
 
 from bess_core.params import param
@@ -73,7 +73,7 @@ class PlantBattery(PlantDevice):
         return BatteryReading(
             time=now, newest=now,
             mode=Mode.CHARGING if p.current > IDLE_A else Mode.DISCHARGING if p.current < -IDLE_A else Mode.IDLE,
-            contactor=_CONTACTOR[p.charge_switch, p.discharge_switch],
+            contactor=_contactor(p.charge_switch, p.discharge_switch),
             voltage=p.voltage, current=p.current, power=p.voltage * p.current, charge=p.charge,
             charge_full=p.charge_full, energy=p.energy, energy_full=p.energy_full, max_charge_current=charge,
             max_discharge_current=discharge, max_charge_power=charge * p.voltage,
@@ -103,10 +103,14 @@ def _extremes(values: tuple[float, ...]) -> tuple[float, float, int, int]:
     return low, high, at_low, at_high
 
 
-_CONTACTOR = {
-    (True, True): Contactor.CLOSED, (True, False): Contactor.CHARGE_ONLY,
-    (False, True): Contactor.DISCHARGE_ONLY, (False, False): Contactor.OPEN,
-}
+def _contactor(charge: bool, discharge: bool) -> Contactor:
+    if charge:
+        return Contactor.CLOSED if discharge else Contactor.CHARGE_ONLY
+    return Contactor.DISCHARGE_ONLY if discharge else Contactor.OPEN
+
+
+def _apparent(power: float, reactive_power: float) -> float:
+    return sqrt(power * power + reactive_power * reactive_power)
 
 
 class PlantConverter(PlantDevice):
@@ -120,7 +124,7 @@ class PlantConverter(PlantDevice):
         return ConverterReading(
             time=now, state=ConverterState.RUNNING if s.running else ConverterState.STANDBY, voltage=s.voltage,
             active_power=s.active_power, reactive_power=s.reactive_power,
-            apparent_power=(s.active_power**2 + s.reactive_power**2) ** 0.5, frequency=s.frequency,
+            apparent_power=_apparent(s.active_power, s.reactive_power), frequency=s.frequency,
             dc_voltage=s.dc_voltage, dc_current=s.dc_current, dc_power=s.dc_power, temperature=s.temperature,
             max_charge_power=s.max_charge_power, max_discharge_power=s.max_discharge_power,
             max_apparent_power=s.max_apparent_power, energy_import=s.energy_import, energy_export=s.energy_export)
@@ -143,10 +147,11 @@ class PlantMeter(PlantDevice):
     def read(self, now: float) -> MeterReading:
         """One snapshot."""
         s = self.plant.pv_meter() if self.unit == 'pv' else self.plant.meter()
-        power = sum(s.phase_power)
+        one, two, three = s.phase_power
+        power = one + two + three
         return MeterReading(
             time=now, voltage=s.voltage, phase_power=s.phase_power, active_power=power,
-            reactive_power=s.reactive_power, apparent_power=(power**2 + s.reactive_power**2) ** 0.5,
+            reactive_power=s.reactive_power, apparent_power=_apparent(power, s.reactive_power),
             frequency=s.frequency, energy_import=s.energy_import, energy_export=s.energy_export)
 
 

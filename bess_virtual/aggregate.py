@@ -81,40 +81,49 @@ def combine(
     if len(views) == 1 and _is_plain(views[0]):
         return _of_one(views[0], labels[0], limit)
     usable = [m for m in views if not m.blocked]
-    best = min(m.quality for m in views)
+    best = views[0].quality
+    for m in views:
+        best = min(best, m.quality)
     parts = usable or [m for m in views if m.quality == best]
     fresh = [m.reading for m in views if m.quality == best]
 
     missing, reasons = _who_is_missing(labels, views)
     discharge = _limit('discharge', limit, labels, views, reasons)
     charge = _limit('charge', limit, labels, views, reasons)
-    more = _limits_of_members(labels, [m.reading for m in views], reasons)
-    energy = known_sum([m.energy for m in parts])
-    full = known_sum([m.energy_full for m in parts])
-    power = plain_sum([power_of(r) for r in fresh])
+    more = _limits_of_members(labels, members, reasons)
+    power = energy_charged = energy_discharged = 0.0
+    for r in fresh:
+        power += power_of(r)
+    for r in members:
+        energy_charged += r.energy_charged
+        energy_discharged += r.energy_discharged
     voltage = voltage_of(parts, power > 0)
+    sums = _sums(parts)
+    time, newest, quality = parts[0].reading.time, parts[0].reading.newest, parts[0].quality
+    for m in parts:
+        time, newest = min(time, m.reading.time), max(newest, m.reading.newest)
+        quality = max(quality, m.quality)
     result = BatteryReading(
-        time=min(m.reading.time for m in parts),
-        newest=max(m.reading.newest for m in parts),
-        quality=max(m.quality for m in parts),
+        time=time,
+        newest=newest,
+        quality=quality,
         mode=common_mode([m.reading.mode for m in parts], power),
         contactor=common_contactor([m.reading.contactor for m in parts]),
         voltage=voltage,
         current=current_of(fresh, voltage, power),
         power=power,
-        charge=known_sum([charge_of(m.reading.charge, m.energy, m.reading.voltage) for m in parts]),
-        charge_full=known_sum(
-            [charge_of(m.reading.charge_full, m.energy_full, m.reading.voltage) for m in parts]),
-        energy=energy,
-        energy_full=full,
+        charge=sums[2],
+        charge_full=sums[3],
+        energy=sums[0],
+        energy_full=sums[1],
         max_charge_current=per_volt(charge, voltage),
         max_discharge_current=per_volt(discharge, voltage),
         max_charge_power=charge,
         max_discharge_power=discharge,
         soc=soc_of(parts),
-        soh=weighted([(m.reading.soh, m.energy_full) for m in parts]),
-        energy_charged=plain_sum([r.energy_charged for r in members]),
-        energy_discharged=plain_sum([r.energy_discharged for r in members]),
+        soh=weighted([m.reading.soh for m in parts], [m.energy_full for m in parts]),
+        energy_charged=energy_charged,
+        energy_discharged=energy_discharged,
         balance_power=0.0,
         soc_spread=spread_of(parts),
         members=len(views),
@@ -122,7 +131,7 @@ def combine(
         limit_reasons=limited_list(reasons, more=more),
         missing=limited_list(missing, MAX_MISSING),
     )
-    _set_expected(result, members, last_good, [bool(m.blocked) for m in views], limit)
+    _set_expected(result, members, last_good, [bool(m.blocked) for m in views] if missing else [], limit)
     for m in parts:
         r = m.reading
         # written so that a NaN on the left is replaced and a NaN on the right is ignored
@@ -136,6 +145,26 @@ def combine(
         if not result.cell_voltage_max >= r.cell_voltage_max and not isnan(r.cell_voltage_max):
             result.cell_voltage_max = r.cell_voltage_max
     return result
+
+
+def _sums(parts: list[Member]) -> tuple[float, float, float, float]:
+    """Energy and full energy (Wh), charge and full charge (Ah): of what is known, NaN when nothing is."""
+    energy = full = charge = charge_full = 0.0
+    for m in parts:
+        r = m.reading
+        energy += m.energy
+        full += m.energy_full
+        charge += charge_of(r.charge, m.energy, r.voltage)
+        charge_full += charge_of(r.charge_full, m.energy_full, r.voltage)
+    if isnan(energy):
+        energy = known_sum([m.energy for m in parts])
+    if isnan(full):
+        full = known_sum([m.energy_full for m in parts])
+    if isnan(charge):
+        charge = known_sum([charge_of(m.reading.charge, m.energy, m.reading.voltage) for m in parts])
+    if isnan(charge_full):
+        charge_full = known_sum([charge_of(m.reading.charge_full, m.energy_full, m.reading.voltage) for m in parts])
+    return energy, full, charge, charge_full
 
 
 def _is_plain(m: Member) -> bool:
@@ -203,16 +232,16 @@ def split(
                 return Allocation(np.array([power + 0.0]), power, 0.0, '')
         energy, headroom = [m.energy for m in views], [m.headroom for m in views]
         discharge, charge = [m.discharge_power for m in views], [m.charge_power for m in views]
-    weights = known_weights(headroom, charge), known_weights(energy, discharge)
+    room, store = known_weights(headroom, charge), known_weights(energy, discharge)
     low = [-p for p in discharge]
     if zones is not None and any(zones):
-        return allocate_in_bands(power, *weights, low, charge, zones, minimum=minimum, present=present)
-    return allocate(power, *weights, low, charge, exclusion=minimum, running=running)
+        return allocate_in_bands(power, room, store, low, charge, zones, minimum=minimum, present=present)
+    return allocate(power, room, store, low, charge, exclusion=minimum, running=running)
 
 
 def known_weights(energies: list[float], limits: list[float]) -> list[float]:
     """Energies; where unknown, limit times the mean duration of those that are known."""
-    if not isnan(sum(energies)):
+    if not isnan(plain_sum(energies)):
         return energies
     known = [(e, p) for e, p in zip(energies, limits, strict=True) if e > 0 and 0 < p < inf]
     total = sum(p for _, p in known)

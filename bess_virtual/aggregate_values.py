@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan, nan
+from math import inf, isnan, nan
 
 from bess_core.values import BatteryReading
 from bess_virtual.member import Member
@@ -57,26 +57,29 @@ def soc_of(parts: list[Member]) -> float:
             full += m.energy_full
     if full > 0:
         return stored / full
-    return weighted([(m.reading.soc, 1.0) for m in parts])
+    return weighted([m.reading.soc for m in parts], [1.0] * len(parts))
 
 
 def spread_of(parts: list[Member]) -> float:
     """Highest minus lowest state of charge; NaN unknown."""
-    known = [s for m in parts
-             if not isnan(s := m.energy / m.energy_full if m.energy_full > 0 and m.energy >= 0 else m.reading.soc)]
-    return max(known) - min(known) if known else nan
+    low, high = inf, -inf
+    for m in parts:
+        soc = m.energy / m.energy_full if m.energy_full > 0 and m.energy >= 0 else m.reading.soc
+        if not isnan(soc):
+            low, high = min(low, soc), max(high, soc)
+    return high - low if low <= high else nan
 
 
-def weighted(pairs: list[tuple[float, float]]) -> float:
+def weighted(values: list[float], weights: list[float]) -> float:
     """Weighted mean of known values; equal weights when no weight is known."""
-    total = weights = 0.0
-    for v, w in pairs:
+    total = weight = 0.0
+    for v, w in zip(values, weights, strict=True):
         if w > 0 and not isnan(v):
             total += v * w
-            weights += w
-    if weights > 0:
-        return total / weights
-    known = [v for v, _ in pairs if not isnan(v)]
+            weight += w
+    if weight > 0:
+        return total / weight
+    known = [v for v in values if not isnan(v)]
     return sum(known) / len(known) if known else nan
 
 

@@ -113,12 +113,16 @@ def _allocate_few(power: float, weights: list[float], limits: list[float]) -> Al
     sign = 1.0 if power > 0 else -1.0
     asked = abs(power)
     # Comparisons with NaN are false: such a member takes no part.
-    heaviest = max([w for w in weights if w > 0.0], default=0.0)
+    heaviest = 0.0
+    for w in weights:
+        heaviest = max(heaviest, w)
     if heaviest == inf:
         raise ValueError('a weight is infinite')
     weights = [max(w, LIGHTEST * heaviest) if w > 0.0 else w for w in weights]
     caps = [c * sign if w > 0.0 and c * sign > 0.0 else 0.0 for w, c in zip(weights, limits, strict=True)]
-    reachable = sum(caps)
+    reachable = 0.0
+    for c in caps:
+        reachable += c
     if asked >= reachable:
         reason = '' if asked == reachable else shortfall(power, reachable, reachable)
         return Allocation(np.array([c * sign + 0.0 for c in caps]), reachable * sign + 0.0,

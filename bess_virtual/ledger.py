@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from math import fsum
 from typing import NamedTuple
+
+from bess_virtual.exact import exact_sum
 
 
 class LossRule(Enum):
@@ -47,7 +47,7 @@ class Flow(NamedTuple):
     moved_out: float  # to siblings
 
 
-def flows(parts: Sequence[float]) -> list[Flow]:
+def flows(parts: list[float]) -> list[Flow]:
     """Attributed powers (W, + = charging) divided into what went through the source and what between children.
 
     With A = sum of the charging and B = sum of the discharging powers, the source sees A - B. If it is
@@ -55,29 +55,22 @@ def flows(parts: Sequence[float]) -> list[Flow]:
     siblings, whose power all went there; the other way round when the source is discharging. So the sums of
     `taken` and `given` are the source's, and the sums of `moved_in` and `moved_out` are equal.
     """
-    up, down = _exact([p for p in parts if p > 0]), -_exact([p for p in parts if p < 0])
+    up, down = exact_sum([p for p in parts if p > 0]), -exact_sum([p for p in parts if p < 0])
     through_up = (up - down) / up if up > down else 0.0
     through_down = (down - up) / down if down > up else 0.0
     return [Flow(p * through_up, 0.0, p * (1 - through_up), 0.0) if p > 0
             else Flow(0.0, -p * through_down, 0.0, -p * (1 - through_down)) for p in parts]
 
 
-def _exact(values: list[float]) -> float:
-    """`fsum`, which two finite numbers do not need: their sum is rounded once."""
-    if len(values) > 2:
-        return fsum(values)
-    return 0.0 if not values else values[0] if len(values) == 1 else values[0] + values[1]
-
-
-def divide_loss(rule: LossRule, loss: float, through: Sequence[Flow], fractions: Sequence[float]) -> list[float]:
+def divide_loss(rule: LossRule, loss: float, through: list[Flow], fractions: list[float]) -> list[float]:
     """Each child's part of a loss; by `fractions` (energy shares) where the rule finds nothing to go by."""
     if rule is LossRule.THROUGHPUT:
         weights = [f.taken + f.given + f.moved_in + f.moved_out for f in through]
     elif rule is LossRule.SOURCE_FLOW:
         weights = [f.taken + f.given for f in through]
     else:
-        weights = list(fractions)
-    whole = fsum(weights)
+        weights = fractions
+    whole = exact_sum(weights)
     if whole <= 0:
-        weights, whole = list(fractions), fsum(fractions)
+        weights, whole = fractions, exact_sum(fractions)
     return [loss * (w / whole) for w in weights]

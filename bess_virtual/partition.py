@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from math import fsum, isfinite, isnan, nan
 
 from bess_core.values import BatteryReading, Quality
+from bess_virtual.exact import exact_sum
 from bess_virtual.ledger import Ledger, LossRule, divide_loss, flows
 from bess_virtual.partition_reading import EMPTY_WH, Part, aged, reading_of
 from bess_virtual.shares import (
@@ -118,7 +119,6 @@ class Partition:
         if keep_unassigned or any(r > SUM_TOLERANCE for r in rest):
             self.names.append(UNASSIGNED)
             self.shares.append(Share(*(r if r > SUM_TOLERANCE else 0.0 for r in rest)))
-        self._known = frozenset(self.children)
         self._parts = [known.get(name) or Part() for name in self.names]
         self._energy = _normalised([s.energy for s in self.shares])
         self._charge = _normalised([s.charge for s in self.shares])
@@ -146,7 +146,7 @@ class Partition:
         return broken_promises(self.shares, _or_zero(self._source.max_charge_power),
                                _or_zero(self._source.max_discharge_power))
 
-    def net_request(self, requests: Mapping[str, float], horizon: float = 0.0) -> NetRequest:
+    def net_request(self, requests: dict[str, float], horizon: float = 0.0) -> NetRequest:
         """What may run of these requests (W; missing = 0), and the source's target: their sum.
 
         Each child is held to its own limits (a drained or full child to 0), then the sum to the
@@ -156,7 +156,7 @@ class Partition:
         Raises KeyError for an unknown child.
         """
         granted, reasons = self._admit(requests, horizon)
-        total = fsum(granted)
+        total = exact_sum(granted)
         low, high = -_or_zero(self._source.max_discharge_power), _or_zero(self._source.max_charge_power)
         target = min(max(total, low), high)
         if target != total:
@@ -166,9 +166,9 @@ class Partition:
                 if after != before:
                     reasons[name] = f'the source can {word} only {abs(target):.0f} W in total'
             granted = cut
-        return NetRequest(target, dict(zip(self.children, granted, strict=False)), reasons)
+        return NetRequest(target, {name: granted[i] for i, name in enumerate(self.children)}, reasons)
 
-    def refresh(self, source: BatteryReading, requests: Mapping[str, float], dt: float,
+    def refresh(self, source: BatteryReading, requests: dict[str, float], dt: float,
                 wall: float = nan, gap: bool = False) -> dict[str, BatteryReading]:
         """Book the past `dt` seconds and return the children's readings.
 
@@ -249,11 +249,15 @@ class Partition:
     def _notices(self) -> list[str]:
         return [f'promises cut: {text}' for text in self.broken_promises()]
 
-    def _admit(self, requests: Mapping[str, float], horizon: float = 0.0, *,
+    def _admit(self, requests: dict[str, float], horizon: float = 0.0, *,
                hold_to_limits: bool = True) -> tuple[list[float], dict[str, str]]:
         """Requests per account held to each child's own limits, and why."""
-        if not requests.keys() <= self._known:
-            raise KeyError(f'no such child: {", ".join(sorted(requests.keys() - self._known))}')
+        known = 0
+        for name in self.children:
+            if name in requests:
+                known += 1
+        if known < len(requests):
+            raise KeyError(f'no such child: {", ".join(sorted(requests.keys() - set(self.children)))}')
         granted = [requests.get(name, 0.0) for name in self.names]
         if not hold_to_limits:
             return [0.0 if isnan(asked) else asked for asked in granted], {}
@@ -291,12 +295,12 @@ class Partition:
                           _or_zero(self._source.max_discharge_power))
         return [u if a > 0 else d for a, u, d in zip(asked, up, down, strict=True)]
 
-    def _attribute(self, requests: Sequence[float], delivered: float) -> list[float]:
+    def _attribute(self, requests: list[float], delivered: float) -> list[float]:
         return attribute(
             self.policy, requests, delivered, [p.charge_power for p in self._parts],
             [p.discharge_power for p in self._parts], fractions=self._energy, promises=self.shares)
 
-    def _book(self, parts: Sequence[float], power: float, hours: float) -> None:
+    def _book(self, parts: list[float], power: float, hours: float) -> None:
         """Steps 1 to 3 of the accounting."""
         assert self.ledgers is not None
         if power > 0:
@@ -360,7 +364,7 @@ class Partition:
             child.charge_power = charge[i] if capacities[i] - energies[i] > EMPTY_WH else 0.0
             child.discharge_power = discharge[i] if energies[i] > EMPTY_WH else 0.0
 
-    def _spread(self, fractions: Sequence[float], expected: float, total: float) -> list[float]:
+    def _spread(self, fractions: list[float], expected: float, total: float) -> list[float]:
         return spread_limit(self.policy, fractions, [f * expected for f in fractions], total)
 
     def _reading(self, i: int, source_reasons: list[str]) -> BatteryReading:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from enum import Enum
 from math import fsum, isfinite
 
+from bess_virtual.exact import exact_sum
+
 SUM_TOLERANCE = 1e-6
 UNASSIGNED = 'unassigned'
 """Account of what no child owns."""
@@ -135,8 +137,7 @@ def share_rest(promises: Sequence[float], fractions: Sequence[float], asked: Seq
     return granted
 
 
-def spread_limit(policy: Policy, fractions: Sequence[float], expected: Sequence[float],
-                 total: float) -> list[float]:
+def spread_limit(policy: Policy, fractions: list[float], expected: list[float], total: float) -> list[float]:
     """Each child's part of a limit (capacity or power) of the source, which is `total` >= 0 now.
 
     `expected` are the children's absolute parts at creation. The sum is `total` (for tranche and
@@ -146,15 +147,15 @@ def spread_limit(policy: Policy, fractions: Sequence[float], expected: Sequence[
     if policy in (Policy.PROPORTIONAL, Policy.GUARANTEED):
         return [f * total for f in fractions]
     parts = list(expected)
-    surplus = total - fsum(parts)
+    surplus = total - exact_sum(parts)
     if surplus >= 0:
         parts[0 if policy is Policy.TRANCHE else -1] += surplus
         return parts
     return _take(parts, -surplus)
 
 
-def spread_energy(policy: Policy, fractions: Sequence[float], ledger: Sequence[float],
-                  full: Sequence[float], total: float) -> tuple[list[float], float]:
+def spread_energy(policy: Policy, fractions: list[float], ledger: list[float], full: list[float],
+                  total: float) -> tuple[list[float], float]:
     """Each child's part of the stored energy `total` >= 0, from its ledger; and what fits nowhere.
 
     0 <= part <= full for each child, and parts + unassigned = total.
@@ -162,7 +163,7 @@ def spread_energy(policy: Policy, fractions: Sequence[float], ledger: Sequence[f
     held = [min(max(e, 0.0), f) for e, f in zip(ledger, full, strict=True)]
     if policy in (Policy.PROPORTIONAL, Policy.GUARANTEED):
         return _scale(fractions, held, full, total)
-    delta = total - fsum(held)
+    delta = total - exact_sum(held)
     if delta < 0:
         return _take(held, -delta), 0.0
     order = range(len(held)) if policy is Policy.TRANCHE else range(len(held) - 1, -1, -1)
@@ -183,17 +184,18 @@ def _take(parts: Sequence[float], deficit: float) -> list[float]:
     return result
 
 
-def _scale(fractions: Sequence[float], held: Sequence[float], full: Sequence[float],
+def _scale(fractions: list[float], held: list[float], full: list[float],
            total: float) -> tuple[list[float], float]:
     """In proportion to what each holds (to the fractions when nobody holds anything), capped by `full`."""
-    if total >= fsum(full):
-        return list(full), total - fsum(full)
-    weights = list(held) if fsum(held) >= 1e-6 else list(fractions)
+    whole = exact_sum(full)
+    if total >= whole:
+        return list(full), total - whole
+    weights = list(held) if exact_sum(held) >= 1e-6 else list(fractions)
     parts = [0.0] * len(held)
     rest = total
     open_ = [i for i, w in enumerate(weights) if w > 0]
     while open_:
-        level = rest / fsum(weights[i] for i in open_)
+        level = rest / exact_sum([weights[i] for i in open_])
         capped = [i for i in open_ if weights[i] * level > full[i]]
         if not capped:
             for i in open_:
@@ -205,13 +207,12 @@ def _scale(fractions: Sequence[float], held: Sequence[float], full: Sequence[flo
         open_ = [i for i in open_ if i not in capped]
     # Those that held something are full: the rest goes to the others by their free room.
     room = [f - p for f, p in zip(full, parts, strict=True)]
-    level = rest / fsum(room)
+    level = rest / exact_sum(room)
     return [p + r * level for p, r in zip(parts, room, strict=True)], 0.0
 
 
-def attribute(policy: Policy, requests: Sequence[float], delivered: float,
-              charge_limits: Sequence[float], discharge_limits: Sequence[float], *,
-              fractions: Sequence[float], promises: Sequence[Share] = ()) -> list[float]:
+def attribute(policy: Policy, requests: list[float], delivered: float, charge_limits: list[float],
+              discharge_limits: list[float], *, fractions: list[float], promises: Sequence[Share] = ()) -> list[float]:
     """Whose power the delivered source power was. The parts always add up to `delivered`.
 
     Whenever feasible no part exceeds its request or turns its sign: a residual is first taken off
@@ -226,12 +227,12 @@ def attribute(policy: Policy, requests: Sequence[float], delivered: float,
     proportion.
     """
     parts = [float(r) for r in requests]
-    residual = delivered - fsum(parts)
+    residual = delivered - exact_sum(parts)
     sign = 1.0 if residual > 0 else -1.0
     rest = abs(residual)
     by_order = policy in (Policy.TRANCHE, Policy.RESERVED)
     against = [max(-sign * r, 0.0) for r in parts]  # how far each can fall towards zero
-    available = fsum(against)
+    available = exact_sum(against)
     top_down = policy is Policy.TRANCHE and residual > 0
     order = range(len(parts)) if top_down else range(len(parts) - 1, -1, -1)
     if rest >= available:  # all opposite requests fall to zero
@@ -242,13 +243,13 @@ def attribute(policy: Policy, requests: Sequence[float], delivered: float,
         if policy is Policy.GUARANTEED and promises:
             promised = [s.promised_discharge if residual > 0 else s.promised_charge for s in promises]
             firm = [min(a, g) for a, g in zip(against, promised, strict=True)]
-            beyond = available - fsum(firm)
+            beyond = available - exact_sum(firm)
             if rest <= beyond:
                 lower = rest / beyond if beyond > 0 else 0.0
                 return [p + sign * (a - f) * lower for p, a, f in zip(parts, against, firm, strict=True)]
             parts = [-sign * f if a > 0 else p for p, a, f in zip(parts, against, firm, strict=True)]
             kept, rest = firm, rest - beyond
-        whole = fsum(kept)
+        whole = exact_sum(kept)
         keep = (whole - rest) / whole
         return [p * keep if a > 0 else p for a, p in zip(kept, parts, strict=True)]
     else:
@@ -259,7 +260,7 @@ def attribute(policy: Policy, requests: Sequence[float], delivered: float,
         return parts
     if rest <= 0:
         return parts
-    along = fsum(abs(p) for p in parts)
+    along = exact_sum([abs(p) for p in parts])
     if along > 0 and not by_order:
         return [p + sign * rest * (abs(p) / along) for p in parts]
     if along > 0:

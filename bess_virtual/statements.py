@@ -136,12 +136,14 @@ class OpenPeriod:
     sums: dict[str, list[float]] = field(default_factory=dict)  # name -> taken, given, moved in, moved out, lost
     stored: dict[str, int] = field(default_factory=dict)  # mWh at the start
 
-    def book(self, names: Sequence[str], through: Sequence[Flow], lost: Sequence[float], hours: float) -> None:
+    def book(self, names: list[str], through: list[Flow], lost: list[float], hours: float) -> None:
         """Add what flowed for so long (`lost` in Wh)."""
         for name, flow, loss in zip(names, through, lost, strict=True):
-            sums = self.sums.setdefault(name, [0.0] * 5)
-            for k, power in enumerate(flow):
-                sums[k] += power * hours
+            sums = self.sums.get(name) or self.sums.setdefault(name, [0.0] * 5)
+            sums[0] += flow.taken * hours
+            sums[1] += flow.given * hours
+            sums[2] += flow.moved_in * hours
+            sums[3] += flow.moved_out * hours
             sums[4] += loss
 
     def observe(self, taken: float, given: float) -> bool:

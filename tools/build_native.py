@@ -19,7 +19,7 @@ import sysconfig
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from native_source import enumerations, explicit
+from native_source import enumerations, explicit, parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = ROOT / 'build' / 'native'
@@ -29,13 +29,14 @@ BESIDE = ('config', 'docs', 'launch', 'msg', 'srv')  # what modules look for bes
 MODULES = {
     'bess_core': 'clock exchange faults leases ticker values',
     'bess_drivers': 'bus gate',
-    'bess_virtual': 'aggregate aggregate_values allocation counters demand expected ledger member partition '
+    'bess_virtual': 'aggregate aggregate_values allocation counters demand exact expected ledger member partition '
                     'partition_reading reasons shares statements unit zones',
     'bess_control': 'bounds grid_loop load_estimate manager modes/base modes/self_consumption proposals soc_limits '
                     'words',
     'bess_sim': 'cells grid inverter limit_watch plant plant_api plant_devices profiles',
     'bench': 'chain chain_batteries chain_control chain_devices',
 }
+DIRECT = ('-fno-semantic-interposition',)  # functions call each other directly; clang does so anyway
 LEARN_FROM = {'chain': '0.2', 'graph': '0.02'}  # simulated h
 #: Compiled in the tree, as `setup.py` of it.
 SETUP = """from mypyc.build import mypycify
@@ -106,18 +107,18 @@ def build(tree: Path = TREE) -> None:
     for name in BESIDE:
         (tree / name).symlink_to(ROOT / name)
     sources = {module: (tree / module).read_text(encoding='utf-8') for module in modules()}
-    known = enumerations(sources.values())
+    known, kept = enumerations(sources.values()), parameters(sources.values())
     for module, source in sources.items():
-        (tree / module).write_text(explicit(source, known), encoding='utf-8')
+        (tree / module).write_text(explicit(source, known, kept), encoding='utf-8')
     compile_kernel(tree / 'bess_sim' / 'libcell_kernel.so')
     (tree / 'setup.py').write_text(SETUP.format(files=modules()))
     shutil.copy(ROOT / 'pyproject.toml', tree)
     if is_gcc():
-        compile_modules(tree, '-fprofile-generate', '-fprofile-update=single')
+        compile_modules(tree, *DIRECT, '-fprofile-generate', '-fprofile-update=single')
         print('native: compiled once, learning from a simulation, then once more ...', flush=True)
         for way, hours in LEARN_FROM.items():
             run_python(tree, '-m', 'bench.day_run', way, 'config/sites/home_demo.yaml', '--hours', hours)
-        compile_modules(tree, '-fprofile-use', '-fprofile-correction', '-Wno-missing-profile')
+        compile_modules(tree, *DIRECT, '-fprofile-use', '-fprofile-correction', '-Wno-missing-profile')
     else:
         compile_modules(tree)
     missing = [m for m in modules() if not list((tree / m).parent.glob(f'{Path(m).stem}.*.so'))]

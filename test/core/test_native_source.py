@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tools.build_native import ROOT, is_gcc, modules
-from tools.native_source import RECORDS, explicit
+from tools.native_source import DIGITS, RECORDS, explicit, parameters
 
 SOURCE = '''
 """Docs."""
@@ -22,6 +24,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
+
+
+def param(default):
+    return default
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,8 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class LoopParams:
-    gain: float = 1.0
+    gain: float = param(1.0)
+    names: tuple[str, ...] = param(())
 
     def __post_init__(self) -> None:
         if self.gain < 0:
@@ -102,7 +109,7 @@ def test_records_are_no_tuples_any_more_and_others_are(made: dict[str, Any]) -> 
     assert tuple(made['Pair'](1, 2)) == (1, 2)
 
 
-def test_what_checks_itself_is_left_alone(made: dict[str, Any]) -> None:
+def test_parameters_stay_and_check_themselves(made: dict[str, Any]) -> None:
     assert made['Checked'](1).a == 2
     with pytest.raises(ValueError, match='gain'):
         made['LoopParams'](gain=-1.0)
@@ -113,14 +120,60 @@ def test_what_checks_itself_is_left_alone(made: dict[str, Any]) -> None:
 
 
 def test_fixed_formats_are_called_and_give_the_same_text() -> None:
-    source = "def said(x, n):\n    return f'{x:.0f} W {x:{n}} {x!r:>8} {x}'\n"
+    source = "def said(x, n):\n    return f'{x:.0f} W {x:.2f} {x:{n}} {x!r:>8} {x}'\n"
     texts = []
     for text in (source, explicit(source)):
         names: dict[str, Any] = {}
         exec(text, names)
         texts.append(names['said'](-0.4, '.3f'))
-    assert texts == ['-0 W -0.400     -0.4 -0.4'] * 2
-    assert "format(x, '.0f')" in explicit(source) and 'x!r:>8' in explicit(source)
+    assert texts == ['-0 W -0.40 -0.400     -0.4 -0.4'] * 2
+    assert "format(x, '.2f')" in explicit(source) and 'x!r:>8' in explicit(source)
+
+
+@pytest.fixture(scope='module')
+def digits() -> dict[str, Any]:
+    """The functions that count digits out."""
+    names: dict[str, Any] = {}
+    for text in DIGITS.values():
+        exec(text, names)
+    return names
+
+
+@given(st.floats() | st.integers(-10**7, 10**7).map(lambda n: n / 20.0) | st.floats(-2e4, 2e4))
+def test_digits_are_those_of_the_format(digits: dict[str, Any], value: float) -> None:
+    assert digits['_whole'](value) == f'{value:.0f}'
+    assert digits['_tenths'](value) == f'{value:.1f}'
+
+
+def test_what_methods_use_of_the_parameters_is_kept() -> None:
+    source = SOURCE + '''
+
+@dataclass(frozen=True)
+class MoreParams(LoopParams):
+    name: str = param('x')
+
+
+class Loop(Base):
+    def __init__(self, params: MoreParams, start: float) -> None:
+        self.params = params
+        self.value = start
+
+    def step(self, x: float) -> float:
+        p, y = self.params, 2.0
+        self.value += p.gain * x + self.params.gain * y
+        return max(self.value, x, y) + len(p.names)
+'''
+    text = explicit(source, parameters=parameters([source]))
+    assert 'self._params_gain: float = params.gain' in text and 'len(p.names)' in text and 'p.gain * x' not in text
+    assert 'max(max(self.value, x), y)' in text
+    results = []
+    for version in (source, text):
+        module = types.ModuleType('loop_for_mypyc')
+        sys.modules[module.__name__] = module
+        exec(compile(version, module.__name__, 'exec'), module.__dict__)
+        del sys.modules[module.__name__]
+        results.append(module.Loop(module.MoreParams(3.0, ('a',), 'b'), 1.0).step(5.0))
+    assert results == [23.0, 23.0]
 
 
 def test_broken_source_is_refused() -> None:

@@ -38,12 +38,12 @@ STEPS = st.lists(st.tuples(st.lists(st.floats(-3000.0, 3000.0), min_size=3, max_
 
 def state(bank: CellBank) -> dict[str, Any]:
     """All that a step changes."""
+    rows = range(len(bank.sizes))
     return {
         'charge': bank.charge, 'voltage': bank.voltage, 'temperature': bank.temperature, 'heat': bank.heat,
         'current': bank.current, 'dc': bank.dc_energy, 'pack': bank.pack_voltage, 'room': bank.room,
-        'reach': bank.reach, 'cells': [v for row in range(len(bank.sizes)) for v in bank.cells_of(row)], 'bleed': bank.bleed,
-        'highest': bank.cell_max, 'lowest': bank.cell_min,
-        'told': [bank.told_energy(row) for row in range(len(bank.sizes))]}
+        'reach': bank.reach, 'cells': [v for row in rows for v in bank.cells_of(row)], 'bleed': bank.bleed,
+        'highest': bank.cell_max, 'lowest': bank.cell_min, 'told': [bank.told_energy(row) for row in rows]}
 
 
 @settings(max_examples=60)
