@@ -20,7 +20,7 @@ from bess_core.convert import wall_stamp
 from bess_core.files import replace_file
 from bess_core.node import ACTIVE, INACTIVE, SUCCESS, BessNode
 from bess_core.params import extract, param
-from bess_core.site import DRIVEN
+from bess_core.site import DRIVEN, Site
 from bess_core.stalls import OwnStalls, excused
 from bess_core.ticker import Tick
 from bess_core.values import Severity
@@ -80,6 +80,8 @@ class SiteNode(BessNode):
         self._switched_by = {parts(n.params, ctx.site)[1]: n.name for n in nodes if n.role == 'storage'}
         self._idle_batteries = list(parameters.idle_batteries) or [n.params.battery for n in nodes
                                                                    if n.role == 'manager']
+        self._counted: Site | None = None  # the site that `_names` are of
+        self._names = frozenset[str]()
         self._file = ctx.state_dir / f'{name}.json'
         self._machine = SiteMachine(
             extract(SiteParams, parameters), required, modes, parameters.mode, self.clock.now(), parameters.modes)
@@ -171,7 +173,7 @@ class SiteNode(BessNode):
             heard = excused({name: at for name, (at, _) in self._seen.items()}, late, now)
             self._seen = {name: (heard[name], state) for name, (_, state) in self._seen.items()}
         missing = set(self._machine.missing)
-        there = {n.name for n in self.ctx.site.nodes} if self.ctx.site is not None else self._machine.required
+        there = self._there()
         for name in self._machine.required:
             if name not in there:  # destroyed at run time, on purpose
                 if name in missing:
@@ -196,6 +198,15 @@ class SiteNode(BessNode):
             self._lifecycle_of(n) == ACTIVE for n, role in self._driven.items() if role != 'mode'),
             now)
         self._leave(now)
+
+    def _there(self) -> frozenset[str]:
+        """Names of the nodes that the site has at present."""
+        site = self.ctx.site
+        if site is None:
+            return self._machine.required
+        if site is not self._counted:
+            self._counted, self._names = site, frozenset(n.name for n in site.nodes)
+        return self._names
 
     def _drive(self, now: float) -> None:
         """Bring converters and modes to where the state wants them, one request at a time per node."""

@@ -75,7 +75,6 @@ class _Site:
     locked: bool = False  # maintenance, also while the site leaves
     asleep: bool = False  # wants to run, but sleeps meanwhile
     wake_at: float = inf  # s, when a sleep with a timer is over
-    busy: float = -inf  # s, when something was asked or flowed last
     missing: frozenset[str] = frozenset()
     critical: tuple[tuple[str, str], ...] = ()  # (key, text) in order of appearance
 
@@ -97,6 +96,7 @@ class SiteMachine:
                 raise ValueError(f'unknown mode {name!r}; available: {", ".join(self.modes) or "none"}')
         self._site = _Site(since=now, mode=mode, beside=tuple(dict.fromkeys(beside)), wants_run=params.autostart,
                            missing=self.required)
+        self._busy = -inf  # s, when something was asked or flowed last
 
     # What it is
 
@@ -166,7 +166,8 @@ class SiteMachine:
             return Reply(False, f'refused: the site is about to {site.state.name.lower()}')
         if site.critical:
             return Reply(False, f'refused: critical fault latched: {site.critical[0][1]}')
-        self._site = replace(site, wants_run=True, asleep=False, wake_at=inf, busy=now)
+        self._site = replace(site, wants_run=True, asleep=False, wake_at=inf)
+        self._busy = now
         if site.state is SiteState.RUN:
             return Reply(True, 'already running')
         if site.missing:
@@ -226,10 +227,10 @@ class SiteMachine:
         """Automatic sleep and waking. `demand`: what is asked or flows now, in words; '' = nothing."""
         site = self._site
         if demand or site.state is not SiteState.RUN:
-            self._site = replace(site, busy=now)
+            self._busy = now
         if site.state is SiteState.RUN:
             after = self.params.sleep_after
-            if not demand and after > 0.0 and now - max(site.busy, site.since) >= after:
+            if not demand and after > 0.0 and now - max(self._busy, site.since) >= after:
                 self._site = replace(self._site, asleep=True, wake_at=inf)
                 return self._enter(SiteState.SLEEP, f'idle for {after:g} s', now, 'asleep')
         elif site.state is SiteState.SLEEP and site.asleep:
@@ -241,7 +242,8 @@ class SiteMachine:
         return Reply(True, 'nothing to do')
 
     def _wake(self, cause: str, now: float) -> Reply:
-        self._site = replace(self._site, asleep=False, wake_at=inf, busy=now)
+        self._site = replace(self._site, asleep=False, wake_at=inf)
+        self._busy = now
         return self._settle(cause, now, 'awake')
 
     @property

@@ -52,19 +52,21 @@ def _arrays(*names: str) -> dict[str, str]:
 
 _new_battery = maker(BatteryStatus, 'r, frame, sec, nanosec, newest_sec, newest_nanosec, next_sec, next_nanosec', {
     **HEADER, 'newest_stamp.sec': 'newest_sec', 'newest_stamp.nanosec': 'newest_nanosec',
-    'next_change.sec': 'next_sec', 'next_change.nanosec': 'next_nanosec', **floats(BatteryStatus, 'r'),
+    'next_change.sec': 'next_sec', 'next_change.nanosec': 'next_nanosec',
+    **floats(BatteryStatus, 'r', of=BatteryReading),
     **_ints('quality', 'mode', 'contactor', 'cell_voltage_min_index', 'cell_voltage_max_index', 'members',
             'members_usable'),
     'setpoint_source': 'r.setpoint_source', **_lists('limit_reasons', 'missing')})
 _new_converter = maker(InverterStatus, 'r, frame, sec, nanosec', {
-    **HEADER, **floats(InverterStatus, 'r'), **_ints('quality', 'state'), 'grid_forming': 'bool(r.grid_forming)',
+    **HEADER, **floats(InverterStatus, 'r', of=ConverterReading), **_ints('quality', 'state'),
+    'grid_forming': 'bool(r.grid_forming)',
     **_arrays('voltage', 'current'), 'setpoint_source': 'r.setpoint_source', **_lists('limit_reasons'),
     'alarms': '[a.text for a in r.alarms]'}, array=np.array)
 _new_meter = maker(MeterStatus, 'r, frame, sec, nanosec', {
-    **HEADER, **floats(MeterStatus, 'r'), **_ints('sequence', 'quality'),
+    **HEADER, **floats(MeterStatus, 'r', of=MeterReading), **_ints('sequence', 'quality'),
     **_arrays('voltage', 'current', 'phase_power')}, array=np.array)
 _new_climate = maker(ClimateStatus, 'r, frame, sec, nanosec, setpoint_source, lease_remaining', {
-    **HEADER, **floats(ClimateStatus, 'r', 'lease_remaining'),
+    **HEADER, **floats(ClimateStatus, 'r', 'lease_remaining', of=ClimateReading),
     **_ints('quality', 'mode', 'heating', 'cooling', 'fan'), 'alarms': '[a.text for a in r.alarms]'})
 
 

@@ -18,6 +18,14 @@ from .exchange import Exchange, LocalPublisher, LocalSubscription
 from .values import Severity
 
 
+def _serialized(callback: Callable[[bytes], object]) -> Callable[[Any], None]:
+    """A callback of bytes for whoever has the message."""
+    def taken(message: Any) -> None:
+        callback(serialize_message(message))
+
+    return taken
+
+
 class _Slot:
     """One request of a deferred service: answered before or after its callback returned."""
 
@@ -58,11 +66,15 @@ class Endpoints(LifecycleNode):
 
         Messages are decoded by `bess_core.cdr` where it can (several times faster than rclpy's own way).
         """
-        local, raw = self._exchange, bool(kwargs.get('raw'))
-        if local is None:
-            decode: Any = None if raw else cdr.decoder(msg_type)
-        else:
-            decode = serialize_message if raw else None
+        raw = bool(kwargs.get('raw'))
+        if self._exchange is not None:
+            profile = qos.profile(args[0] if args else kwargs['qos_profile'])
+            local = self._exchange.subscription(
+                msg_type, self.resolve_topic_name(topic), _serialized(callback) if raw else callback, profile,
+                self._callback_failed)
+            self._local.append(local)
+            return local
+        decode: Any = None if raw else cdr.decoder(msg_type)
         alive = [True]  # empty once it is destroyed: the executor still hands over what it had queued before
 
         def received(data: Any) -> None:  # `_guarded`, without a call more for each message
@@ -74,12 +86,6 @@ class Endpoints(LifecycleNode):
             except Exception as error:  # noqa: BLE001 - logged and a fault
                 self._callback_failed(callback, error)
 
-        if local is not None:
-            profile = qos.profile(args[0] if args else kwargs['qos_profile'])
-            subscription: Any = local.subscription(msg_type, self.resolve_topic_name(topic), received, profile)
-            self._local.append(subscription)
-            self._alive[subscription] = alive
-            return subscription
         if decode is not None:
             kwargs['raw'] = True  # decoded here
         subscription = super().create_subscription(msg_type, topic, received, *args, **kwargs)

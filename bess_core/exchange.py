@@ -23,13 +23,15 @@ from .cdr import encoder
 from .messages import copier
 
 Callback = Callable[[Any], object]
+Failed = Callable[[Callback, Exception], object]
 
 
 class LocalSubscription:
     """One listener: its queue, of the depth of its QoS."""
 
-    def __init__(self, exchange: Exchange, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile) -> None:
-        self.msg_type, self.topic_name, self.callback = msg_type, topic, callback
+    def __init__(self, exchange: Exchange, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile,
+                 failed: Failed | None = None) -> None:
+        self.msg_type, self.topic_name, self.callback, self._failed = msg_type, topic, callback, failed
         self.transient = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
         self._queue, self._waiting = exchange.queue, deque[Any](maxlen=profile.depth or 1)
 
@@ -40,8 +42,15 @@ class LocalSubscription:
 
     def hand_over(self) -> None:
         """One message to the callback, unless newer ones have pushed it out."""
-        if self._waiting:
-            self.callback(self._waiting.popleft())
+        if not self._waiting:
+            return
+        message = self._waiting.popleft()
+        try:
+            self.callback(message)
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(self.callback, error)
 
 
 class LocalPublisher:
@@ -96,9 +105,10 @@ class Exchange:
         publisher.listeners = [s for s in self._subscriptions.get(topic, ()) if _matches(publisher, s)]
         return publisher
 
-    def subscription(self, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile) -> LocalSubscription:
-        """A new subscription; its callback runs in `deliver`."""
-        subscription = LocalSubscription(self, msg_type, topic, callback, profile)
+    def subscription(self, msg_type: Any, topic: str, callback: Callback, profile: QoSProfile,
+                     failed: Failed | None = None) -> LocalSubscription:
+        """A new subscription; its callback runs in `deliver`. What it raises is told to `failed`, if there is one."""
+        subscription = LocalSubscription(self, msg_type, topic, callback, profile, failed)
         self._subscriptions.setdefault(topic, []).append(subscription)
         for publisher in self._publishers.get(topic, ()):
             if _matches(publisher, subscription):

@@ -36,12 +36,14 @@ def maker(message_type: Any, arguments: str, fields: Mapping[str, str] | None = 
     return compiled(arguments, lines, 'm', known)
 
 
-def floats(message_type: Any, source: str, *but: str) -> dict[str, str]:
+def floats(message_type: Any, source: str, *but: str, of: type | None = None) -> dict[str, str]:
     """Expressions for all float64 fields of a message but some, from attributes of the same name of an argument.
 
-    A numpy scalar or an int in such a field would be sent as about zero: what is no float is made one.
+    A numpy scalar or an int in such a field would be sent as about zero: what is no float is made one. The attributes
+    of a compiled class (`of`, that of the argument) are floats already.
     """
-    return {name: f'v if type(v := {source}.{name}) is float else float(v)'
+    compiled_class = hasattr(of, '__mypyc_attrs__')
+    return {name: f'{source}.{name}' if compiled_class else f'v if type(v := {source}.{name}) is float else float(v)'
             for name, kind in message_type.get_fields_and_field_types().items() if kind == 'double' and name not in but}
 
 

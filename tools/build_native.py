@@ -33,7 +33,7 @@ MODULES = {
                     'partition_reading reasons shares statements unit zones',
     'bess_control': 'bounds grid_loop load_estimate manager modes/base modes/self_consumption proposals soc_limits '
                     'words',
-    'bess_sim': 'cells grid inverter limit_watch plant plant_api plant_devices profiles',
+    'bess_sim': 'cells grid inverter limit_watch lockstep plant plant_api plant_devices profiles',
     'bench': 'chain chain_batteries chain_control chain_devices',
 }
 DIRECT = ('-fno-semantic-interposition',)  # functions call each other directly; clang does so anyway
@@ -100,6 +100,7 @@ def build(tree: Path = TREE) -> None:
 
     gcc compiles twice: the second time it knows from a simulation with chain and graph which way a branch mostly goes.
     """
+    made_from = fingerprint()  # of what is copied now: somebody may work on it meanwhile
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
     for room in ROOMS:
@@ -124,7 +125,7 @@ def build(tree: Path = TREE) -> None:
     missing = [m for m in modules() if not list((tree / m).parent.glob(f'{Path(m).stem}.*.so'))]
     if missing:
         raise FileNotFoundError(f'not compiled: {", ".join(missing)}')
-    (tree / STAMP).write_text(fingerprint())
+    (tree / STAMP).write_text(made_from)
 
 
 def main() -> int:

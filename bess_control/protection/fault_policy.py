@@ -214,6 +214,8 @@ class FaultBook:
     def verdict(self, now: float, state: str = '') -> Verdict:
         """What to do at `now`; `state` is the name of the site's state."""
         active = [f for faults in self._faults.values() for f in faults.values() if f.active or f.latched]
+        if not active:
+            return Verdict(())
         entries = sorted((self._entry(f, active, now, state) for f in active),
                          key=lambda e: (-e.fault.severity, e.fault.since, e.fault.source, e.fault.id))
         worst = max(entries, key=lambda e: e.action, default=None)

@@ -188,10 +188,9 @@ def test_nodes_use_it(context: NodeContext, runtime: Any) -> None:
         publisher = sender.create_publisher(PowerSetpoint, '/site/a/setpoint', qos.SETPOINT)
         raw: list[bytes] = []
         node.create_subscription(PowerSetpoint, '~/setpoint', raw.append, qos.SETPOINT, raw=True)
-        before = context.activity
         publisher.publish(PowerSetpoint(power=3.0))
         exchange.deliver()
-        assert node.got == [3.0] and context.activity == before + 2
+        assert node.got == [3.0]
         assert [deserialize_message(b, PowerSetpoint).power for b in raw] == [3.0]
         publisher.publish(PowerSetpoint(power=-3.0))
         exchange.deliver()

@@ -15,7 +15,7 @@ from bess_core.clock import SimClock
 from bess_core.context import NodeContext
 from bess_core.exchange import Exchange, LocalPublisher, LocalSubscription
 from bess_core.ticker import SimTicker
-from bess_sim import conductor
+from bess_sim import conductor, lockstep
 from bess_sim.plant import Plant
 from bess_sim.plant_config import BenchConfig
 
@@ -111,7 +111,7 @@ def test_who_posts_on_and_on_does_not_keep_the_executor(tmp_path: Path, stopped:
                               stop=lambda: None)
     clock = SimClock()
     ctx = NodeContext('/site', tmp_path, clock, SimTicker(clock), looks.append, exchange=Exchange())
-    made = conductor.Conductor(runtime, SimpleNamespace(ctx=ctx, ticker=ctx.ticker, nodes=[]),  # type: ignore[arg-type]
+    made = lockstep.Conductor(runtime, SimpleNamespace(ctx=ctx, ticker=ctx.ticker, nodes=[]),  # type: ignore[arg-type]
                                Plant(BenchConfig()), 1.0, 60.0, None)
     calls = 0
 
