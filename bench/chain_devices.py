@@ -77,11 +77,12 @@ class Driver:
         cls: Any = spec.cls.DeviceClass  # type: ignore[attr-defined]
         self.device = cls(extract(cls.Params, spec.params), read_only=spec.params.read_only)
         self.status = loop.topic(f'{spec.name}/status')
+        self._handle: Listener = self.on_reading
         loop.every(spec.params.period, self.poll, 0)
 
     def poll(self) -> None:
         """Read now, handle later."""
-        self.loop.posted.append((self.on_reading, self.device.read(self.loop.now)))
+        self.loop.posted.append((self._handle, self.device.read(self.loop.now)))
 
     def on_reading(self, reading: Any) -> None:
         """A good reading."""

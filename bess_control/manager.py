@@ -88,6 +88,7 @@ class PowerManager:
 
     def __init__(self, params: PowerManagerParams) -> None:
         self.params = params
+        self._has_grid_limit = params.has_grid_limit
         self.tick_count = 0
         self.granted = 0.0  # W, of the last tick
         self._reactive = nan  # var, of the last tick; NaN until somebody asks
@@ -151,7 +152,7 @@ class PowerManager:
             bounds.narrow('site', -inf, inf)
         for bound in battery_bounds(self.params, battery, now, self.granted):
             bounds.add(bound)
-        if self.params.has_grid_limit:
+        if self._has_grid_limit:
             self._estimate_rest(now, battery, meter)
             for bound in grid_bounds(self.params, self._rest.value, meter, now):
                 bounds.add(bound)

@@ -171,7 +171,9 @@ class Plant:
         cells = bank.cells_of(row)
         temperatures = [bank.temperature_of(row, cell) for cell in unit.sensors]
         voltage = bank.pack_voltage[row]
-        coldest = min(temperatures)
+        coldest = inf
+        for temperature in temperatures:
+            coldest = min(coldest, temperature)
         if self.faults:
             shift = self._disturb(name, cells, temperatures)
             voltage += shift

@@ -46,7 +46,7 @@ DIGITS = {
 """}
 
 #: Named tuples of which nothing but the fields is used: neither unpacked nor compared with tuples.
-RECORDS = frozenset({'Setpoint', 'GateOutput', 'Order', 'Demand'})
+RECORDS = frozenset({'Setpoint', 'GateOutput', 'Order', 'Demand', 'Flow'})
 
 
 def enumerations(sources: Iterable[str]) -> frozenset[str]:
