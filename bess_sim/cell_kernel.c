@@ -62,7 +62,7 @@ static void open_half(const Cells *c, int64_t row, double eta) {
   }
 }
 
-/* As `power_to_current` in cells.py. */
+/* As `power_to_current` in chemistry.py. */
 static double current_of(double power, double volts, double ohms) {
   const double root = volts * volts + 4.0 * ohms * power;
   if (root <= 0.0) return -volts / (2.0 * ohms);

@@ -8,9 +8,8 @@ e.g. Notton et al., Renewable Energy 35 (2010) 541-554).
 from __future__ import annotations
 
 from collections import deque
-from math import hypot, isfinite, isnan, sqrt
+from math import exp, hypot, isfinite, isnan, sqrt
 
-from bess_sim.cells import relaxation
 from bess_sim.plant_config import InverterConfig
 
 
@@ -119,3 +118,8 @@ class Inverter:
 
     def _halt(self) -> None:
         self.reference = self.reactive_reference = self.shaft = self.reactive_shaft = 0.0
+
+
+def relaxation(time_constant: float, dt: float) -> float:
+    """Share of a step response that is left after `dt` (s): exp(-dt / T), 0 for no lag."""
+    return exp(-dt / time_constant) if time_constant > 0.0 else 0.0

@@ -11,7 +11,8 @@ from math import acos, inf, isfinite, isnan, nan, tan
 
 import numpy as np
 
-from bess_sim.cells import CHEMISTRIES, CellBank
+from bess_sim.cells import CellBank
+from bess_sim.chemistry import CHEMISTRIES
 from bess_sim.grid import Grid
 from bess_sim.inverter import Inverter
 from bess_sim.plant_api import InverterSample, MeterSample, PackSample

@@ -33,7 +33,7 @@ MODULES = {
                     'partition_reading reasons shares statements unit zones',
     'bess_control': 'bounds grid_loop load_estimate manager modes/base modes/self_consumption proposals soc_limits '
                     'words',
-    'bess_sim': 'cells grid inverter limit_watch lockstep plant plant_api plant_devices profiles',
+    'bess_sim': 'cells chemistry grid inverter limit_watch lockstep plant plant_api plant_devices profiles',
     'bench': 'chain chain_batteries chain_control chain_devices',
 }
 DIRECT = ('-fno-semantic-interposition',)  # functions call each other directly; clang does so anyway

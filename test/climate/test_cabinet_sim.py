@@ -19,7 +19,7 @@ from bess_sim.plant_config import PlantConfig
 from bess_sim.shared_plant import SharedPlant
 
 PACK = {'cells': 16, 'capacity_ah': 50.0, 'initial_temperature': 0.0}
-J_PER_K = 24.0 * 50.0 * 16  # of the whole pack: 24 J/(K Ah), see `bess_sim.cells`
+J_PER_K = 24.0 * 50.0 * 16  # of the whole pack: 24 J/(K Ah), see `bess_sim.chemistry`
 
 
 def plant(ambient: float = 0.0, units: int = 1) -> Plant:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bess_sim import cell_kernel
-from bess_sim.cells import CellBank, power_to_current
+from bess_sim.cells import CellBank
+from bess_sim.chemistry import power_to_current
 from bess_sim.plant_config import PackConfig
 from tools.build_native import compile_kernel
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bess_sim.cells import CHEMISTRIES, CellBank, ocv, ocv_table, power_to_current
+from bess_sim.cells import CellBank
+from bess_sim.chemistry import CHEMISTRIES, ocv, ocv_table, power_to_current
 from bess_sim.plant_config import PackConfig
 
 
