@@ -110,3 +110,21 @@ def test_a_sender_that_starts_anew_is_heard_at_once_and_its_former_life_no_more(
     assert 'is not above the last one' in holder.offer(1.0, 60.0, 'partition', 0.0, sequence=former.next())
     order = holder.current(0.0)
     assert order is not None and order.power == 2.0
+
+
+@given(st.lists(st.tuples(st.sampled_from('ab'), st.integers(0, 2), st.integers(0, 3), st.integers(0, 3),
+                          st.integers(1, 4)), max_size=30))
+def test_numbers_rise_also_when_another_had_the_lease_meanwhile(offers: list[tuple[str, int, int, int, int]]) -> None:
+    """What was accepted last counts for a source until a lease of it ends."""
+    holder, last, now, held = LeaseHolder(), dict[str, tuple[int, int]](), 0, ('', 0)
+    for source, term, number, wait, lease in offers:
+        now += wait
+        if held[0] and now >= held[1]:
+            last.pop(held[0], None)
+            held = ('', 0)
+        refused = holder.offer(1.0, float(lease), source, float(now), term=term, sequence=number)
+        repeated = bool(number) and (term, number) <= last.get(source, (-1, -1))
+        assert ('not above the last one' in refused) <= repeated
+        assert not (repeated and refused == '')
+        if not refused:
+            last[source], held = (term, number), (source, now + lease)
