@@ -51,7 +51,6 @@ class LeaseHolder:
         self.max_lease = max_lease
         self._order: Order | None = None
         self._term = 0
-        self._last: dict[str, tuple[int, int]] = {}  # (term, sequence) last accepted of sources that lost the lease
 
     def offer(self, power: float, lease: float, source: str, now: float, *, given: float | None = None,
               reactive_power: float = nan, term: int = 0, sequence: int = 0, is_current: bool = False) -> str:
@@ -72,25 +71,17 @@ class LeaseHolder:
         if term < self._term:
             return f'term {term} is below the present term {self._term}'
         order = self.current(now)
-        if order is not None and order.source != source:
-            if term <= order.term:
+        if order is not None and term <= order.term:  # a newer term may come from anybody, with numbers of its own
+            if order.source != source:
                 return f'{order.source} holds the lease for another {order.expires - now:.1f} s'
-            self._last[order.source] = (order.term, order.sequence)
-            order = None
-        if order is not None:
-            last_term, last_sequence = order.term, order.sequence
-        else:
-            last_term, last_sequence = self._last.get(source, (0, 0))
-        if sequence and (term < last_term or (term == last_term and sequence <= last_sequence)):
-            return f'sequence {sequence} is not above the last one ({last_sequence})'
-        if order is None:
-            self._last.pop(source, None)
+            if sequence and sequence <= order.sequence:
+                return f'sequence {sequence} is not above the last one ({order.sequence})'
         self._term = max(self._term, term)
         self._order = Order(power, reactive_power, source, term, sequence, given, given + lease, is_current)
         return ''
 
     def current(self, now: float) -> Order | None:
-        """The order in force, or None when its lease is over."""
+        """The order in force, or None when its lease is over: then its source may count from 1 again."""
         if self._order is not None and now >= self._order.expires:
             self._order = None
         return self._order
