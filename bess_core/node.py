@@ -72,6 +72,7 @@ class BessNode(Endpoints):
         self._handles: list[Handle] = []
         self._own_handles: list[Handle] = []
         self._fault_file = ctx.state_dir / 'faults' / f'{name}.json'
+        self._transition_failed: dict[str, str] = {}  # transition -> how it failed last
         self._unsaved = False  # latched faults that the disk did not take
         self._saved_faults = ''  # what it took last
         self.faults = self._load_faults()
@@ -266,11 +267,15 @@ class BessNode(Endpoints):
         try:
             hook()
         except Exception as error:
-            self.log.exception('transition failed', transition=name)
-            self.raise_fault(f'node.{name}', Severity.ERROR, f'{name}: {type(error).__name__}: {error}')
+            text = f'{name}: {type(error).__name__}: {error}'
+            if self._transition_failed.get(name) != text:  # it is tried again and again: said once
+                self.log.exception('transition failed', transition=name)
+            self._transition_failed[name] = text
+            self.raise_fault(f'node.{name}', Severity.ERROR, text)
             if undo is not None:
                 self._hook(f'undo_{name}', undo)
             return FAILURE
+        self._transition_failed.pop(name, None)
         self.clear_fault(f'node.{name}')
         return SUCCESS
 

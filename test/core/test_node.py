@@ -157,15 +157,24 @@ def test_an_exception_in_configure_fails_it_and_it_can_be_tried_again(
     fault = node.faults.get('node.configure')
     assert fault is not None
     assert fault.text == 'configure: RuntimeError: configure does not work today'
-    lines = [json.loads(line) for line in (tmp_path / 'log' / 'test.jsonl').read_text().splitlines()]
-    failed = [line for line in lines if line['event'] == 'transition failed']
-    assert failed[0]['transition'] == 'configure'
-    assert 'RuntimeError: configure does not work today' in failed[0]['traceback']
+
+    def told() -> list[Any]:
+        lines = [json.loads(line) for line in (tmp_path / 'log' / 'test.jsonl').read_text().splitlines()]
+        return [line for line in lines if line['event'] == 'transition failed' and line['transition'] == 'configure']
+
+    assert 'RuntimeError: configure does not work today' in told()[0]['traceback']
     assert node.called == ['configure', 'cleanup'], 'what was half done must be undone'
+    assert not change(graph, Transition.TRANSITION_CONFIGURE)
+    assert len(told()) == 1, 'the same again is not said again'
+    assert node.faults.get('node.configure') is not None
 
     node.failing = set()
     assert change(graph, Transition.TRANSITION_CONFIGURE)
     assert node.faults.get('node.configure') is None
+    assert change(graph, Transition.TRANSITION_CLEANUP)
+    node.failing = {'configure'}
+    assert not change(graph, Transition.TRANSITION_CONFIGURE)
+    assert len(told()) == 2, 'it did work in between'
 
 
 def test_an_exception_in_activate_and_deactivate(graph: Any) -> None:
