@@ -188,8 +188,8 @@ class RunningSite:
             self._discovered = time.monotonic()
             self.observer.discover()
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: float, what: str = '') -> Any:
-        """Receive until `predicate` is true; its value. Fails with what the site said otherwise."""
+    def wait_for(self, predicate: Callable[[], Any], timeout: float, what: str | Callable[[], str] = '') -> Any:
+        """Receive until `predicate` is true; its value. Fails with `what`, then what the site said, otherwise."""
         found: list[Any] = []
 
         def done() -> bool:
@@ -200,7 +200,8 @@ class RunningSite:
             return bool(value)
 
         if not self._runtime.spin_until(done, timeout):
-            raise AssertionError(f'not within {timeout:g} s: {what or predicate}\n{self.words()}')
+            missed = what() if callable(what) else what or predicate
+            raise AssertionError(f'not within {timeout:g} s: {missed}\n{self.words()}')
         return found[-1]
 
     def run_for(self, seconds: float) -> None:
