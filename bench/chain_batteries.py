@@ -38,16 +38,16 @@ class Battery:
 
     def measure(self, now: float) -> BatteryReading:
         """State now."""
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not measure')
 
     def command(self, demand: Demand | None, now: float) -> None:
         """Pass the demand on."""
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} passes nothing on')
 
     def changed(self, part: str = '') -> None:
         """Refresh once all parts were heard, or everything that arrived at the same time is in."""
         self._heard.add(part)
-        if len(self._heard) == len(self.parts):
+        if len(self._heard) == len(self.parts):  # nothing else is ever heard
             self.refresh()
         elif not self._posted:
             self._posted = True

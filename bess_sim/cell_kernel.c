@@ -72,8 +72,9 @@ static double current_of(double power, double volts, double ohms) {
 /* As `CellBank.told_energy`. */
 static double told_energy(const Cells *c, int64_t row, double held) {
   const double *curve = c->energy + (int64_t)c->offset[row * c->cols], level = held / c->full[row];
-  int64_t k = (int64_t)(level * c->grid);
+  int64_t k = (int64_t)(level * c->grid); /* what is not a number is out of range and stays within the table */
   if (k > c->grid - 1) k = c->grid - 1;
+  if (k < 0) k = 0;
   return (curve[k] + (curve[k + 1] - curve[k]) * (level * c->grid - k)) * (c->full[row] / c->grid);
 }
 

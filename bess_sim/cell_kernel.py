@@ -71,7 +71,7 @@ class CellKernel:
             self.take(heating=heating)
 
     def step(self, powers: Sequence[float]) -> list[list[float]]:
-        """One step with these powers (W, + = charging); a list of the values of all packs for each of `PACKS`."""
+        """One step with a power for each pack (W, + = charging); for each of `PACKS` the values of all packs."""
         into = self._power
         for row, power in enumerate(powers):
             into[row] = power

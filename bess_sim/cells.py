@@ -192,7 +192,6 @@ class CellBank:
         self._heat += self._loss * self._dt
         self._loss[...] = 0.0
         self._dt, self._age = dt, 0.0
-        self._set_eta(self._charging)
         self._balance()
         # what is bled by the next look
         kept = self.charge - self.bleed * ((REFRESH_S + dt) / 3600.0) if self._bleeding else self.charge
@@ -203,6 +202,8 @@ class CellBank:
             self.reach[row] = max(float(kept[row, :n].min()) - margin, 0.0)
         if self._kernel is not None:
             self._kernel.renew(dt, self._bleeding, self._heating, self.room, self.reach, self._b0)
+        else:
+            self._set_eta(self._charging)
 
     def _balance(self) -> None:
         """Bleed the cells that are high and more than 5 mV ahead of the lowest of their pack."""
@@ -225,8 +226,11 @@ class CellBank:
     def step(self, powers: Sequence[float], dt: float) -> list[float]:
         """Advance by `dt` s with `powers` (W, + = charging) at the terminals; returns A.
 
-        A current is cut where a cell would leave SoC 0..1 within the step.
+        A current is cut where a cell would leave SoC 0..1 within the step. Raises ValueError unless there is one power
+        for each pack.
         """
+        if len(powers) != len(self.sizes):
+            raise ValueError(f'{len(powers)} powers for {len(self.sizes)} packs')
         self._age += dt
         if dt != self._dt or self._age > REFRESH_S:
             self._refresh(dt)

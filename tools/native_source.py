@@ -182,14 +182,14 @@ def _keep(cls: ast.ClassDef, parameters: Mapping[str, Mapping[str, str]]) -> Non
     fields, used = parameters[_name(given.annotation)], set[str]()
     for method in cls.body:
         if isinstance(method, ast.FunctionDef) and method is not made:
-            kept = _Kept(fields, frozenset(_called_params(method)))
+            kept = _Kept(fields, frozenset(_names_of_params(method)))
             method.body = [kept.visit(n) for n in method.body]
             used |= kept.used
     made.body[at + 1:at + 1] = [_statement(f'self._params_{name}: {fields[name]} = {given.arg}.{name}')
                                 for name in sorted(used)]
 
 
-def _called_params(method: ast.FunctionDef) -> Iterator[str]:
+def _names_of_params(method: ast.FunctionDef) -> Iterator[str]:
     """Local names of `self.params`: `p = self.params`, with an annotation, or beside others."""
     for node in ast.walk(method):
         if isinstance(node, ast.AnnAssign) and node.value is not None and _is_own_params(node.value) \

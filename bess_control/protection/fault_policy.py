@@ -215,7 +215,7 @@ class FaultBook:
         """What to do at `now`; `state` is the name of the site's state."""
         active = [f for faults in self._faults.values() for f in faults.values() if f.active or f.latched]
         if not active:
-            return Verdict(())
+            return Verdict()
         entries = sorted((self._entry(f, active, now, state) for f in active),
                          key=lambda e: (-e.fault.severity, e.fault.since, e.fault.source, e.fault.id))
         worst = max(entries, key=lambda e: e.action, default=None)

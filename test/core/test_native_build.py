@@ -16,7 +16,7 @@ from tools.build_native import ROOT, modules
 pytestmark = [
     pytest.mark.soak,  # compiling takes minutes
     pytest.mark.skipif(shutil.which(os.environ.get('CC', 'cc')) is None, reason='no C compiler here'),
-    pytest.mark.timeout(7200),
+    pytest.mark.timeout(1800),
 ]
 #: Tests of modules that are compiled.
 PURE = ('core/test_clock.py', 'core/test_exchange.py', 'core/test_faults.py', 'core/test_leases.py',
@@ -56,7 +56,7 @@ def test_pure_tests_pass_with_it(native: Path, tmp_path: Path) -> None:
         f'@pytest.mark.parametrize("name", {names!r})\n'
         'def test_compiled(name):\n    assert importlib.import_module(name).__file__.endswith(".so")\n')
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--timeout', '3600', 'test/test_it_is_compiled.py',
+        [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--timeout', '900', 'test/test_it_is_compiled.py',
          *(f'test/{name}' for name in PURE)],
         cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(native)}, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, check=False)

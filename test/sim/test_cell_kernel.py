@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from bess_sim import cell_kernel
 from bess_sim.cells import CellBank
-from bess_sim.chemistry import power_to_current
 from bess_sim.plant_config import PackConfig
 from tools.build_native import compile_kernel
 
@@ -76,17 +75,41 @@ def test_sums_are_those_of_numpy(library: Path, cells: int) -> None:
     shape = (2, cells)
     arrays = {name: np.zeros(shape) for name in (*cell_kernel._LASTING, *cell_kernel._CHANGING)
               if name not in ('power', 'packs')}
+    v1 = rng.normal(size=shape) * 1e3
+    v1[1] = [1.0] + [0.0] * (cells - 1)
     arrays |= {'slope': np.zeros(2), 'base': np.zeros(2), 'energy': np.zeros(2), 'ae': np.ones((2, *shape)),
                'rc': np.zeros((2, *shape)), 'line': np.zeros((4, *shape)), 'eta': np.ones(2), 'full': np.ones(2),
-               'v1': 3.0 + rng.random(size=shape)}
-    volts, ohms = arrays['v1'].copy(), rng.random(size=shape) / 100.0
+               'v1': v1}
+    volts, ohms = v1.copy(), rng.random(size=shape)
     kernel = cell_kernel.CellKernel(library, [cells] * 2, 2, 1, arrays)
     kernel.renew(1.0, False, None, [9.0] * 2, [9.0] * 2, ohms)
-    powers = [0.0, 10.0]
-    packs = dict(zip(cell_kernel.PACKS, kernel.step(powers), strict=True))
+    packs = dict(zip(cell_kernel.PACKS, kernel.step([0.0, -1e9]), strict=True))
     a, b = np.add.reduce([volts, ohms], axis=2).tolist()
-    assert packs['current'] == [0.0, power_to_current(10.0, a[1], b[1])]
-    assert packs['pack_voltage'] == [a[0], a[1] + b[1] * packs['current'][1]]
+    assert packs['pack_voltage'][0] == a[0], 'at rest: the sum of the voltages'
+    assert packs['current'] == [0.0, -a[1] / (2.0 * b[1])], 'the greatest power: the sum of the resistances'
+    assert arrays['line'][0].tolist() == volts.tolist() and arrays['line'][1].tolist() == ohms.tolist()
+
+
+def test_a_power_that_is_no_number_stays_in_its_pack(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read beyond the tables, and the other pack goes on."""
+    monkeypatch.setattr('bess_sim.cells.LIBRARY', library)
+    packs = [PackConfig(cells=4), PackConfig(cells=4)]
+    bank, other = (CellBank(packs, 20.0, np.random.default_rng(1)) for _ in range(2))
+    for _ in range(3):
+        bank.step([float('nan'), 500.0], 1.0)
+        other.step([0.0, 500.0], 1.0)
+    assert np.isnan(bank.current[0]) and np.isnan(bank.told_energy(0)[0])
+    assert bank.current[1] == other.current[1] and bank.told_energy(1) == other.told_energy(1)
+
+
+@pytest.mark.parametrize('powers', [[1.0], [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_one_power_for_each_pack(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, powers: list[float],
+                                 compiled: bool) -> None:
+    monkeypatch.setattr('bess_sim.cells.LIBRARY', library if compiled else tmp_path / 'none.so')
+    bank = CellBank([PackConfig(cells=4), PackConfig(cells=4)], 20.0, np.random.default_rng(1))
+    with pytest.raises(ValueError):
+        bank.step(powers, 1.0)
 
 
 def test_without_the_library_it_says_so(tmp_path: Path) -> None:

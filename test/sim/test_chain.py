@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from bench import chain
+from bess.msg import Heartbeat
+from bess_core import qos
 from bess_core import site as site_module
 from bess_core.clock import SimClock
 from bess_core.context import NodeContext
 from bess_core.exchange import Exchange, LocalPublisher, LocalSubscription
-from bess_core.ticker import SimTicker
+from bess_core.ticker import SimTicker, Tick
 from bess_sim import conductor, lockstep
 from bess_sim.plant import Plant
 from bess_sim.plant_config import BenchConfig
@@ -126,6 +128,38 @@ def test_who_posts_on_and_on_does_not_keep_the_executor(tmp_path: Path, stopped:
     made._next()
     assert 5 < calls < 10
     assert len(looks) == (0 if stopped else 1), 'asked for another turn unless it is over'
+
+
+def test_time_goes_on_until_somebody_asks(tmp_path: Path) -> None:
+    """Some ticks per turn of the executor; none while an answer is awaited and a message is on its way."""
+    turns: list[Any] = []
+    runtime = SimpleNamespace(post=turns.append, stopped=SimpleNamespace(done=lambda: False), stop=lambda: None)
+    clock, exchange = SimClock(), Exchange()
+    ctx = NodeContext('/site', tmp_path, clock, SimTicker(clock), turns.append, exchange=exchange)
+    made = lockstep.Conductor(runtime, SimpleNamespace(ctx=ctx, ticker=ctx.ticker, nodes=[]),  # type: ignore[arg-type]
+                              Plant(BenchConfig()), 1.0, 60.0, None)
+    ticks: list[float] = []
+    heard: list[float] = []
+    publisher = exchange.publisher(Heartbeat, '/x', qos.EVENT)
+    exchange.subscription(Heartbeat, '/x', lambda _: heard.append(clock.now()), qos.EVENT)
+
+    def tick(_: Tick) -> None:
+        ticks.append(clock.now())
+        if len(ticks) == 13:
+            publisher.publish(Heartbeat())
+            ctx.asking = 1
+
+    ctx.ticker.every(1.0, tick)
+    made._next()
+    over = lockstep.TICKS_AT_ONCE  # and the next one has begun
+    assert ticks == [float(k) for k in range(1, over + 2)] and len(turns) == 1
+    made._next()
+    assert len(ticks) == 13 and not heard, 'asked: the executor has its turn at once'
+    made._next()
+    assert len(ticks) == 13 and heard == [13.0], 'what was on its way is handed over before time goes on'
+    ctx.asking = 0
+    made._next()
+    assert len(ticks) == 13 + over
 
 
 def compare(site: Any, folder: Path, hours: float, plants: list[Plant], *, middleware: bool = False) -> None:
